@@ -1,0 +1,435 @@
+"""The contracts of vco: THE file to read before writing a plugin.
+
+    Data -> FeatureSource -> Adapter -> streams -> Process (times) -> Guidance (training half) -> Backbone -> Losses
+    sampling: noise -> Solver steps along Process.path, each velocity from Guidance over its branches -> images
+
+Conventions that hold everywhere:
+
+* Time `t` runs from 0 = noise to 1 = data; `x_t = t * x + (1 - t) * noise_scale * eps` (`vco.flow`). Networks predict the
+  clean streams; velocity = (clean - noisy) / max(1 - t, 0.05).
+* Streams: "pixels" is [b, c, h, w] in [-1, 1]; "features" is [b, n, d], tokens in row-major order of their grid; a plugin
+  may add others, such as "class_token" [b, 1, d].
+* Every component has a nested `Config` (attrs, frozen, keyword-only). Each field has a default, a validator where values
+  can be wrong, and a docstring line with its unit and range: that line is the command line's help.
+* Output follows input in dtype and device. Row i of an output depends only on row i of the inputs, unless the component
+  says `couples_batch`. Inputs are not modified.
+* Randomness comes only from the `torch.Generator` handed in. Everything is reproducible from (seed, step, slot).
+* Parameters and buffers of a component are trained, averaged (EMA) and in the checkpoint. A `FeatureSource` is frozen and in
+  none of them.
+
+Shapes in annotations: b batch, c channels, h w height and width, n tokens, d token width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import attrs
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from vco.errors import UserError
+from vco.hooks import hookimpl as hookimpl
+
+PIXELS = "pixels"
+FEATURES = "features"
+
+Streams = dict[str, Tensor]
+"""Stream name -> tensor [b, ...]."""
+
+Times = dict[str, Tensor]
+"""Stream name -> float32 [b] in [0, 1]; 0 is noise, 1 is data."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamSpec:
+    """What one stream looks like, known before any data is read."""
+
+    shape: tuple[int, ...]
+    """Shape of one sample: (c, h, w) for pixels, (n, d) for tokens."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the tokens (n = rows * columns), None where there is no grid."""
+    noise_scale: float = 1.0
+    """Standard deviation of the noise at t = 0."""
+
+
+@attrs.frozen(kw_only=True)
+class Features:
+    """What a frozen encoder says about a batch of images."""
+
+    tokens: Float[Tensor, "b n d"]
+    """Patch tokens, row-major; class and register tokens are not among them."""
+    grid: tuple[int, int]
+    """Rows and columns; n = rows * columns."""
+    pooled: Float[Tensor, "b e"]
+    """One vector an image (for example the class token)."""
+
+
+@attrs.frozen(kw_only=True)
+class Condition:
+    """What the network is told, and what it must not see, per sample."""
+
+    labels: Int[Tensor, " b"]
+    """Class index; the number of classes stands for "no label" (null)."""
+    blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]] = attrs.field(factory=dict)
+    """(query stream, key stream) -> rows in which that query stream must not attend to that key stream."""
+    supervised: Mapping[str, Bool[Tensor, " b"]] = attrs.field(factory=dict)
+    """Stream -> rows whose denoising loss counts (the mean runs over them); a stream not named counts in every row."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""
+        return attrs.evolve(
+            self,
+            labels=function(self.labels),
+            blocked={edge: function(rows) for edge, rows in self.blocked.items()},
+            supervised={stream: function(rows) for stream, rows in self.supervised.items()},
+        )
+
+    @staticmethod
+    def concatenate(conditions: "Iterable[Condition]") -> "Condition":
+        """Stacks conditions along the batch, so that several branches take one forward pass."""
+        parts = list(conditions)
+        edges = {edge for part in parts for edge in part.blocked}
+
+        def rows(part: Condition, edge: tuple[str, str]) -> Tensor:
+            return part.blocked.get(edge, torch.zeros_like(part.labels, dtype=torch.bool))
+
+        return Condition(
+            labels=torch.cat([part.labels for part in parts]),
+            blocked={edge: torch.cat([rows(part, edge) for part in parts]) for edge in edges},
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Tap:
+    """Hidden tokens of the pixel stream after one block; knows where its tokens are, so losses survive token dropping."""
+
+    tokens: Float[Tensor, "b n d"]
+    positions: Int[Tensor, " n"]
+    """Row-major index of each token in the pixel stream's grid."""
+
+
+@attrs.frozen(kw_only=True)
+class Denoised:
+    """A backbone's answer."""
+
+    clean: Streams
+    """Prediction of every clean stream; shapes as in the input."""
+    taps: Mapping[int, Tap] = attrs.field(factory=dict)
+    """Block number k (1 = after the first block) -> its tokens, for the blocks that were asked for."""
+
+
+@attrs.frozen(kw_only=True)
+class Adapted:
+    """An adapter's answer."""
+
+    value: Streams
+    """What is noised and fed to the network."""
+    target: Streams
+    """What the network's prediction is regressed to; equal to `value`, or detached from it (CoReDi)."""
+    losses: Mapping[str, Float[Tensor, ""]] = attrs.field(factory=dict)
+    """The adapter's own regularisers, already weighted; they are added to the total."""
+
+
+class Component(ABC):
+    """What all kinds share: a typed config and optional measurements for the log."""
+
+    @attrs.frozen(kw_only=True)
+    class Config:
+        """What a user may set."""
+
+    config: Config
+
+    def metrics(self) -> Mapping[str, Tensor]:
+        """Scalars worth logging (called only at logging steps; may be slow). Default: none."""
+        return {}
+
+
+class Backbone(Component, nn.Module):
+    """The network: noisy streams, their times and a condition in; clean streams out.
+
+    Constructed as `Class(config, streams=..., num_classes=...)`. Raises `UserError` if the streams do not fit it (a patch
+    size that does not divide the image, a feature grid unlike the pixel grid).
+    """
+
+    streams: ClassVar[tuple[str, ...]] = (PIXELS,)
+    """The streams it denoises; an adapter that yields another one cannot be combined with it."""
+    supports_blocking: ClassVar[bool] = False
+    """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
+
+    depth: int
+    """Number of blocks; taps are 1..depth."""
+    width: int
+    """Token width of the taps."""
+    grid: tuple[int, int]
+    """Rows and columns of the pixel stream's tokens."""
+
+    @abstractmethod
+    def __init__(self, config: Any, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        """Predicts the clean streams.
+
+        Args:
+            noisy: every stream of the run, shapes as in its `StreamSpec`.
+            times: one float32 time in [0, 1] per stream and sample.
+            condition: labels in [0, num_classes] and attention edges to block.
+            taps: block numbers (1 = first) whose output tokens are wanted.
+        """
+
+
+class FeatureSource(Component, nn.Module):
+    """A frozen encoder. Always in eval mode, never trained; gradients do reach the images.
+
+    Constructed as `Class(config, image_shape=(c, h, w))`, which is cheap: it works out `spec` and checks that the image
+    size fits (never crops silently). `load` then reads the weights.
+    """
+
+    spec: StreamSpec
+    """Shape (n, d) and grid of the tokens of `forward`."""
+
+    @abstractmethod
+    def __init__(self, config: Any, *, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+
+    def check(self) -> None:
+        """Raises `UserError` if the weights are missing, naming what was looked for and how to get it."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Builds the network and reads its weights; called once, before the first forward. Raises as `check` does."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
+        """Features of images in [-1, 1], as they enter the feature stream."""
+
+    def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
+        """Features of images in [-1, 1], as losses compare images in them. Default: the same as `forward`.
+
+        V-Co's two views differ in resizing and in the final norm (docs/concepts.md, "Two views of an encoder").
+        """
+        return self(images)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode: some encoders jitter positions or drop tokens in training mode."""
+        return super().train(False)
+
+
+class Adapter(Component, nn.Module):
+    """Turns encoder features into denoised streams; may learn, may be fitted once, may add losses.
+
+    Constructed as `Class(config, features=spec of the source)`.
+    """
+
+    needs_stream: ClassVar[bool] = True
+    """Whether it makes sense only with a backbone that denoises its streams (False: idle without one)."""
+    needs_fit: bool = False
+    """Whether `fit` must run before training."""
+
+    @abstractmethod
+    def __init__(self, config: Any, *, features: StreamSpec) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def specs(self) -> dict[str, StreamSpec]:
+        """The streams `forward` yields (usually just "features")."""
+
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "b c h w"], Features]]) -> None:
+        """Sets buffers or initial weights from (images in [-1, 1], features) of shuffled training data; a single pass.
+
+        The result must not depend on the batching beyond rounding: accumulate in float64.
+        """
+
+    @abstractmethod
+    def forward(self, features: Features) -> Adapted:
+        """The streams of one batch. `value` may carry gradients; `target` must not where a method says stop-gradient."""
+
+
+@attrs.define(kw_only=True, slots=False)
+class Step:
+    """All that one training step knows; what a `Loss` gets. Features are computed once, when first asked for."""
+
+    number: int
+    """Optimizer steps done before this one."""
+    images: Float[Tensor, "b c h w"]
+    """The clean images, in [-1, 1]."""
+    labels: Int[Tensor, " b"]
+    """The true classes (before any label was dropped)."""
+    times: Times
+    condition: Condition
+    noisy: Streams
+    target: Streams
+    denoised: Denoised
+    source: FeatureSource | None
+
+    @cached_property
+    def features(self) -> Features:
+        """The feature stream's view of the clean images, without gradient."""
+        with torch.no_grad():
+            return self._encoder(self.images)
+
+    @cached_property
+    def real(self) -> Features:
+        """The perceptual view of the clean images, without gradient."""
+        if type(self._encoder).perceive is FeatureSource.perceive:
+            return self.features
+        with torch.no_grad():
+            return self._encoder.perceive(self.images)
+
+    @cached_property
+    def generated(self) -> Features:
+        """The perceptual view of the predicted clean images; gradients reach the prediction through the encoder."""
+        return self._encoder.perceive(self.denoised.clean[PIXELS])
+
+    @property
+    def _encoder(self) -> FeatureSource:
+        if self.source is None:
+            raise UserError("a loss read features without declaring `needs_features = True`")
+        return self.source
+
+
+class Loss(Component, nn.Module):
+    """An alignment loss, added to the denoising loss with `config.weight`. Computed in float32.
+
+    Constructed as `Class(config, width=of the taps, features=spec of the source or None, tap_grid=of the pixel tokens)`.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Config(Component.Config):
+        """What a user may set; the weight is common to all losses."""
+
+        weight: float = attrs.field(default=1.0, validator=attrs.validators.ge(0.0))
+        """Factor of this loss in the total, at least 0."""
+
+    needs_features: ClassVar[bool] = True
+    """Whether it reads the feature source (`step.features`, `step.real`, `step.generated`)."""
+    grouped: ClassVar[bool] = False
+    """Whether it needs batches made of whole class groups (--train.samples-per-class)."""
+    couples_batch: ClassVar[bool] = False
+    """Whether a sample's loss depends on other samples. Groups are global: they are never split over processes."""
+
+    @abstractmethod
+    def __init__(
+        self, config: Any, *, width: int, features: StreamSpec | None, tap_grid: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Block numbers (1 = first) whose tokens it reads from `step.denoised.taps`."""
+        return ()
+
+    @abstractmethod
+    def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        """Named unweighted scalars; their sum times `config.weight` is added to the total."""
+
+
+class Guidance(Component, nn.Module):
+    """What is hidden from the network in training, and how branches are combined in sampling.
+
+    Constructed as `Class(config, streams=names, num_classes=...)`. Raises `UserError` if it needs a stream the run lacks.
+    """
+
+    needs_blocking: ClassVar[bool] = False
+    """Whether it blocks attention edges, so that the backbone must support it."""
+
+    @abstractmethod
+    def __init__(self, config: Any, *, streams: tuple[str, ...], num_classes: int) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
+        """Training half: drops labels and blocks edges at random. Called with the whole global batch, on the CPU."""
+
+    @abstractmethod
+    def branches(self, labels: Int[Tensor, " b"], times: Mapping[str, float]) -> dict[str, Condition]:
+        """Sampling half: what to evaluate at these times; one branch where nothing is guided."""
+
+    @abstractmethod
+    def combine(self, velocities: Mapping[str, Streams], times: Mapping[str, float]) -> Streams:
+        """The guided velocity of every stream from the branches' velocities (keys as in `branches`)."""
+
+
+class Process(Component, nn.Module):
+    """The joint law of the streams' times in training, and their path in sampling.
+
+    Constructed as `Class(config, streams=names)`.
+    """
+
+    @abstractmethod
+    def __init__(self, config: Any, *, streams: tuple[str, ...]) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def sample(self, batch: int, generator: torch.Generator) -> Times:
+        """Training times, float32 [batch] in [0, 1] per stream, on the generator's device."""
+
+    @abstractmethod
+    def path(self, steps: int) -> Times:
+        """Sampling times, float64 [steps + 1] per stream, never decreasing, from 0 to 1."""
+
+    def weight(self, times: Times) -> Times:
+        """Factor of each sample's denoising loss per stream, [b]. Default: 1."""
+        return {stream: torch.ones_like(t) for stream, t in times.items()}
+
+
+Velocity = Callable[[Streams, Mapping[str, float]], Streams]
+"""(noisy streams, time of each stream) -> guided velocity of each stream; one network evaluation."""
+
+
+class Solver(Component):
+    """Integrates dx = v dt for all streams along a path. Constructed as `Class(config)`."""
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None: ...
+
+    @abstractmethod
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
+        """From noise at `path[stream][0]` to data at `path[stream][-1]`.
+
+        Args:
+            velocity: evaluates the guided network.
+            state: the noise, float32; is not modified.
+            path: float64 times [steps + 1] per stream on the CPU, never decreasing.
+            generator: for stochastic solvers.
+        """
+
+
+class ImageSet(ABC):
+    """A labelled list of images that can be read in any order, from any worker process."""
+
+    labels: Int[Tensor, " size"]
+    """Class of every image; known without reading the images, so that batches can be grouped."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        """Image `index`; augmented with draws from `generator`, or plain if that is None."""
+
+
+class Data(Component):
+    """A training set and a held-out set. Constructed as `Class(config)`, which must be cheap and read no files."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    """(c, h, w) of every image."""
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None: ...
+
+    def check(self) -> None:
+        """Raises `UserError` if files it needs are missing, naming the option that says where they are."""
+
+    @abstractmethod
+    def train(self) -> ImageSet:
+        """The training set."""
+
+    @abstractmethod
+    def test(self) -> ImageSet:
+        """The held-out set, never trained on."""

@@ -1,0 +1,130 @@
+"""Checkpoints: one folder per step, safetensors and JSON only, whole or not there, every byte checked on loading.
+
+Write aside -> fsync -> manifest with the size and sha256 of every file -> rename -> fsync -> prune afterwards. So a kill at
+any moment leaves the newest whole checkpoint usable, and damage is found instead of loaded (docs/concepts.md,
+"Checkpoints").
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vco.errors import UserError
+from vco.files import fsync, write_atomic
+
+MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+FORMAT = 1
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """What a checkpoint holds."""
+
+    step: int
+    """Optimizer steps done."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """File stem ("model", "ema-0", "optimizer") -> name -> tensor."""
+    state: Mapping[str, Any]
+    """Plain data beside the tensors."""
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes `folder`/step-00001000 and then prunes to the `keep` newest checkpoints.
+
+    Raises:
+        UserError: if it cannot be written (full disk, permissions); older checkpoints are untouched then.
+    """
+    final = folder / f"step-{checkpoint.step:08d}"
+    aside = folder / f".{final.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".*.tmp"):
+            shutil.rmtree(stale)
+        aside.mkdir()
+        for stem, tensors in checkpoint.tensors.items():
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, aside / f"{stem}.safetensors")
+        state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
+        (aside / STATE).write_text(json.dumps(state, indent=1))
+        manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        for name in manifest:
+            fsync(aside / name)
+        write_atomic(aside / MANIFEST, json.dumps(manifest, indent=1))
+        fsync(aside)
+        if final.exists():  # only a damaged one can be there: a whole one would have been resumed from
+            shutil.rmtree(final)
+        aside.rename(final)
+        fsync(folder)
+        for old in _steps(folder)[keep:]:
+            shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(f"cannot write checkpoint {final}: {error}; older checkpoints are untouched") from error
+    return final
+
+
+def load_newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint, or None if there is none at all.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        report: called with a sentence about every damaged checkpoint that is passed over.
+
+    Raises:
+        UserError: if there are checkpoints but all are damaged.
+    """
+    candidates = _steps(folder)
+    for path in candidates:
+        try:
+            return load(path)
+        except UserError as error:
+            report(f"{error}; falling back to the one before")
+    if candidates:
+        raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start afresh")
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """One checkpoint, after checking every byte of it.
+
+    Raises:
+        UserError: naming the file that is missing, superfluous, truncated or altered.
+    """
+    try:
+        manifest: dict[str, dict[str, Any]] = json.loads((path / MANIFEST).read_text())
+        present = {file.name for file in path.iterdir()} - {MANIFEST}
+        if odd := present ^ manifest.keys():
+            raise ValueError(f"{', '.join(sorted(odd))} missing or unexpected")
+        for name, expected in manifest.items():
+            if _fingerprint(path / name) != expected:
+                raise ValueError(f"{name} differs from what was written")
+        state = json.loads((path / STATE).read_text())
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']} is not the {FORMAT} that this version reads")
+        if path.name != f"step-{state['step']:08d}":
+            raise ValueError(f"it holds step {state['step']}")
+        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error})") from error
+    return Checkpoint(step=state["step"], tensors=tensors, state=state)
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(folder.glob("step-[0-9]*"), reverse=True)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

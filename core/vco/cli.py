@@ -1,0 +1,253 @@
+"""The two commands: `vco-run` trains (resuming by default), samples, evaluates and reports; `vco` holds the other verbs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vco.errors import UserError
+from vco.plugins import describe, load_catalog
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from vco.resolve import Invocation
+    from vco.run import Run
+    from vco.settings import RunConfig
+
+T = TypeVar("T")
+
+
+def main_vco(argv: Sequence[str] | None = None) -> int:
+    """The command `vco`."""
+    parser = argparse.ArgumentParser(prog="vco", description="Look at what vco offers; `vco-run` is the main job.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
+    parser.parse_args(argv)
+    print(describe(load_catalog()))
+    return 0
+
+
+def main_run(argv: Sequence[str] | None = None) -> int:
+    """The command `vco-run`. Exit status: 0 done, 1 training failed, 2 the user's mistake, 128 + n stopped by signal n."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print("\n".join(f"vco-run: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str]) -> int:
+    from vco.resolve import resolve
+    from vco.run import assemble
+
+    catalog = load_catalog()
+    invocation = resolve(argv, catalog)
+    config = invocation.config
+    if invocation.dry_run:
+        run = assemble(config, invocation.catalog, invocation.origin, device="meta")
+        print(_description(invocation, run, "nothing (dry run)"))
+        for sentence in run.missing():
+            print(f"to train, still needed: {sentence}")
+        return 0
+
+    accelerator = _accelerator(config)
+    run = assemble(config, invocation.catalog, invocation.origin, processes=accelerator.num_processes)
+    if missing := run.missing():
+        raise UserError("\n".join(missing))
+    folder = Path(config.output_dir)
+    held = _on_main(accelerator, lambda: _claim(folder, config))
+    if accelerator.is_main_process:
+        print(_description(invocation, run, str(accelerator.device)), flush=True)
+    try:
+        return _work(invocation, run, accelerator, folder)
+    finally:
+        if held is not None:
+            held.close()
+        accelerator.end_training()
+
+
+def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", folder: Path) -> int:
+    from vco.evaluate import Evaluation, write_score
+    from vco.report import write_report
+    from vco.train import Training
+
+    for source in run.sources.values():
+        source.load()
+        source.requires_grad_(False).eval()
+    training = Training(run, accelerator, folder)
+    steps = run.config.train.steps
+    say: Callable[[str], None] = print if accelerator.is_main_process else lambda line: None
+    if 0 < training.step < steps:
+        say(f"resuming after step {training.step} of {steps}")
+    if training.step < steps:
+        if stopped := training.train():
+            say(f"stopped by a signal after step {training.step}; the same command goes on from there")
+            return 128 + stopped
+    elif (folder / "eval.json").exists() and (folder / "report.html").exists() and not invocation.refresh:
+        say(f"this run is finished ({training.step} steps): see {folder / 'report.html'}")
+        say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
+        return 0
+    score = Evaluation(run, accelerator).score(training.averaged())
+    if accelerator.is_main_process:
+        if invocation.refresh:
+            training.sample()
+        write_score(score, run, training.step, folder)
+        write_report(folder, f"{folder.name}: {score.metric} {score.value:.3f}")
+    say(
+        f"{score.metric} {score.value:.3f} of the EMA model after {training.step} steps (real images: "
+        f"{score.real_value:.3f}) | {folder / 'report.html'} | go on: the same command with --train.steps {2 * steps}"
+    )
+    return 0
+
+
+def _accelerator(config: "RunConfig") -> "Accelerator":
+    """Device, processes and precision.
+
+    Raises:
+        UserError: if a launcher started several processes that do not see each other.
+    """
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    cuda = torch.cuda.is_available()
+    bf16 = cuda and torch.cuda.is_bf16_supported()
+    precision = {"auto": "bf16" if bf16 else "no", "fp32": "no", "bf16": "bf16"}[config.mixed_precision]
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision=precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise UserError(
+            f"the launcher started {launched} processes but {accelerator.num_processes} see each other; "
+            "start them with torchrun, or set ACCELERATE_USE_CPU=true on machines without a GPU"
+        )
+    return accelerator
+
+
+def _on_main(accelerator: "Accelerator", action: Callable[[], T]) -> T | None:
+    """Runs an action in the main process; its `UserError` is raised in all of them, so that none waits for ever."""
+    from accelerate.utils import broadcast_object_list
+
+    result: T | None = None
+    failure: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except UserError as error:
+            failure = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise UserError(failure[0])
+    return result
+
+
+# Settings that may change when a run goes on: they do not change what the steps already done have computed.
+_MAY_CHANGE = (
+    "output_dir", "sample.", "eval.", "evaluator.", "solver.",
+    "train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.sample_every",
+    "train.workers", "train.timeout",
+)  # fmt: skip
+
+
+def _claim(folder: Path, config: "RunConfig") -> Any:
+    """Locks the run folder and writes config.yaml there.
+
+    Raises:
+        UserError: if the folder cannot be written, is in use, or holds another run (the differences are shown).
+    """
+    import yaml
+
+    from vco.files import lock, make_folder, write_atomic
+    from vco.resolve import to_plain_run
+
+    make_folder(folder)
+    held = lock(folder)
+    path = folder / "config.yaml"
+    plain = to_plain_run(config)
+    try:
+        if path.exists():
+            try:
+                before = _flat(yaml.safe_load(path.read_text()))
+            except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
+                ) from error
+            now = _flat(plain)
+            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+            if refused := [key for key in changed if not key.startswith(_MAY_CHANGE)]:
+                lines = [
+                    f"  {key}: {before.get(key, '(not set)')} there, {now.get(key, '(not set)')} here"
+                    for key in refused
+                ]
+                raise UserError(
+                    "\n".join([f"{folder} holds a run with other settings; choose another --output-dir:", *lines])
+                )
+        elif any((folder / "checkpoints").glob("step-*")):
+            raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
+        write_atomic(path, yaml.safe_dump(plain, sort_keys=False))
+    except UserError:
+        held.close()
+        raise
+    return held
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train": {"steps": 5}} -> {"train.steps": 5}; a list of components is flattened by their names."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: {k: v for k, v in item.items() if k != "name"} | {"chosen": True} for item in value}
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        path: leaf
+        for key, part in value.items()
+        for path, leaf in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _description(invocation: "Invocation", run: "Run", device: str) -> str:
+    """What is being run: components, parameter counts, data, device."""
+    config, objective = run.config, run.objective
+
+    def count(module: Any) -> str:
+        return f"{sum(p.numel() for p in module.parameters() if p.requires_grad):,} parameters"
+
+    streams = ", ".join(f"{name} {'x'.join(map(str, spec.shape))}" for name, spec in objective.specs.items())
+    used = "features" if objective.source is not None else "features (not used)"
+    rows = [
+        ("preset", invocation.preset or "none"),
+        (
+            "data",
+            f"{config.data.name}: {run.data.num_classes} classes, {'x'.join(map(str, run.data.image_shape))}",
+        ),
+        (
+            "backbone",
+            f"{config.backbone.name}: {count(objective.backbone)}, {objective.backbone.depth} blocks",
+        ),
+        (used, config.features.name),
+        ("adapter", f"{config.adapter.name}: {count(objective.adapter)}"),
+        ("streams", streams),
+        *(
+            ("loss", f"{name} x {choice.config.weight:g}: {count(objective.losses[name])}")
+            for name, choice in config.loss.items()
+        ),
+        ("guidance", config.guidance.name),
+        ("process, solver", f"{config.process.name}, {config.solver.name} in {config.sample.steps} steps"),
+        ("training", f"{config.train.steps} steps of {config.train.batch_size} images"),
+        ("device", device),
+        ("run folder", config.output_dir),
+    ]
+    return "\n".join(f"{name:>16}  {value}" for name, value in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main_run())

@@ -1,0 +1,120 @@
+"""Which images make up which step, and reading them: a pure function of (seed, step), so that a resume needs no state."""
+
+import signal
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vco.api import ImageSet
+from vco.randomness import generator, seed_of
+
+
+class Order:
+    """The images of every global batch.
+
+    Plain shuffling runs through one permutation of the set per epoch. With `samples_per_class` = m, a batch holds
+    batch_size / m whole class groups: classes take turns in a random order, and each class runs through permutations of
+    its own images. Groups are global: no process or accumulation step sees a part of one (V-Co's reference groups per GPU,
+    so that there the GPU count changes the method; mechanisms of section 11.4).
+    """
+
+    def __init__(self, labels: Tensor, *, seed: int, batch_size: int, samples_per_class: int = 0) -> None:
+        self.labels = labels
+        self.seed = seed
+        self.batch_size = batch_size
+        self.samples_per_class = samples_per_class
+        if samples_per_class:
+            self._classes: list[Tensor] = [
+                torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()
+            ]
+        self._permutation = lru_cache(maxsize=4096)(self._draw_permutation)
+
+    def _draw_permutation(self, size: int, *key: int | str) -> Tensor:
+        return torch.randperm(size, generator=generator(self.seed, "order", *key))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Indices and epochs, int64 [batch_size] each, of the images of a global step; slot i is entry i."""
+        if not self.samples_per_class:
+            return self._stream(torch.arange(len(self.labels)), step * self.batch_size, self.batch_size)
+        size = self.samples_per_class
+        groups = self.batch_size // size
+        turns = len(self._classes) // groups
+        turn, place = divmod(step, turns)
+        order = self._permutation(len(self._classes), "classes", turn).tolist()
+        chosen = order[place * groups : (place + 1) * groups]
+        parts = [self._stream(self._classes[c], turn * size, size, c) for c in chosen]
+        return torch.cat([index for index, _ in parts]), torch.cat([epoch for _, epoch in parts])
+
+    def _stream(self, members: Tensor, start: int, count: int, *key: int) -> tuple[Tensor, Tensor]:
+        """`count` places from `start` on, in the endless sequence of permutations of `members`."""
+        places = torch.arange(start, start + count)
+        epochs = places // len(members)
+        index = torch.empty_like(places)
+        for epoch in epochs.unique().tolist():
+            here = epochs == epoch
+            index[here] = members[self._permutation(len(members), *key, epoch)[places[here] % len(members)]]
+        return index, epochs
+
+
+@attrs.frozen
+class _Reader(Dataset[Tensor]):
+    """Reads image (index, epoch); its augmentation is a function of (seed, epoch, index)."""
+
+    images: ImageSet
+    seed: int
+    augment: bool
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        index, epoch = key
+        draws = generator(self.seed, "augment", epoch, index) if self.augment else None
+        return self.images.image(index, draws)
+
+
+def _ignore_signals(worker: int) -> None:
+    # A scheduler signals the whole process group: readers that died first would keep the trainer from saving.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def read(
+    images: ImageSet,
+    batches: list[list[tuple[int, int]]] | Any,
+    *,
+    seed: int = 0,
+    augment: bool = False,
+    workers: int = 0,
+    timeout: int = 0,
+) -> Iterator[Tensor]:
+    """uint8 images [b, c, h, w] for each list of (index, epoch) in `batches`, in order."""
+    loader: DataLoader[Tensor] = DataLoader(
+        _Reader(images, seed, augment),
+        batch_sampler=batches,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        worker_init_fn=_ignore_signals,
+        pin_memory=torch.cuda.is_available(),
+        # without a generator of its own, starting the loader would draw from the ambient one
+        generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
+    )
+    return iter(loader)
+
+
+def in_order(count: int, batch_size: int) -> list[list[tuple[int, int]]]:
+    """Batches of (index, epoch 0) that run once through `count` images."""
+    return [[(i, 0) for i in range(start, min(start + batch_size, count))] for start in range(0, count, batch_size)]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8 [0, 255], rounding to nearest as JiT's evaluation does; values outside are clipped."""
+    return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,173 @@
+"""One training step, readable from top to bottom: features, adapter, noise, backbone, losses."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import attrs
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from vco import flow
+from vco.api import (
+    PIXELS,
+    Adapter,
+    Backbone,
+    Condition,
+    FeatureSource,
+    Guidance,
+    Loss,
+    Process,
+    Step,
+    Streams,
+    StreamSpec,
+    Times,
+)
+from vco.data import to_float
+from vco.randomness import generator
+
+
+@attrs.frozen(kw_only=True)
+class Draw:
+    """The random part of a step, drawn for the whole global batch so that it does not depend on the process count."""
+
+    times: Times
+    condition: Condition
+    weights: Times
+    """Factor of each sample's denoising loss per stream, [b]. Its mean over the *global* batch makes a mean over the
+    supervised samples, so that equal shares of a batch may simply be averaged over processes."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same with `function` applied to every tensor (slicing rows, moving to a device)."""
+        return attrs.evolve(
+            self,
+            times={stream: function(t) for stream, t in self.times.items()},
+            condition=self.condition.map(function),
+            weights={stream: function(weight) for stream, weight in self.weights.items()},
+        )
+
+
+class Objective(nn.Module):
+    """All trained parts of a run, and its loss. State dict, EMA and optimizer cover exactly this module.
+
+    The frozen feature source takes part but is not a submodule: it belongs in no checkpoint and no average.
+
+    Source: V-Co, sections 11.1-11.3 of its specification; docs/concepts.md, "One training step".
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        adapter: Adapter,
+        losses: Mapping[str, Loss],
+        guidance: Guidance,
+        process: Process,
+        source: FeatureSource | None,
+        specs: Mapping[str, StreamSpec],
+        stream_weights: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+        self.losses = nn.ModuleDict(losses)
+        self.guidance = guidance
+        self.process = process
+        self.specs = dict(specs)
+        self.stream_weights = dict(stream_weights)
+        self.taps = tuple(sorted({tap for loss in losses.values() for tap in loss.taps}))
+        self._source = [source]  # in a list, so that nn.Module does not adopt it
+
+    @property
+    def source(self) -> FeatureSource | None:
+        """The frozen encoder; None if neither a stream nor a loss needs one."""
+        return self._source[0]
+
+    def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
+        """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
+        times = self.process.sample(len(labels), generator(seed, "times", step))
+        condition = self.guidance.condition(labels, generator(seed, "condition", step))
+        weights = self.process.weight(times)
+        for stream, kept in condition.supervised.items():
+            weights[stream] = weights[stream] * kept / kept.float().mean().clamp_min(1e-12)
+        return Draw(times=times, condition=condition, weights=weights)
+
+    def forward(
+        self,
+        images: UInt8[Tensor, "b c h w"],
+        labels: Int[Tensor, " b"],
+        draw: Draw,
+        noise: Streams,
+        number: int = 0,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of (a share of) a batch by name.
+
+        Args:
+            images: uint8, the clean images.
+            labels: their true classes.
+            draw: times and conditions of these rows.
+            noise: standard normal, one tensor per stream.
+            number: optimizer steps done so far.
+
+        Returns:
+            The unweighted losses and, as "loss", their weighted total: the one to differentiate.
+        """
+        pixels = to_float(images)
+        clean: Streams = {PIXELS: pixels}
+        target: Streams = {PIXELS: pixels}
+        losses: dict[str, Tensor] = {}
+        total = pixels.new_zeros(())
+
+        features = None
+        if len(self.specs) > 1:
+            assert self.source is not None
+            with torch.no_grad():
+                features = self.source(pixels)
+            adapted = self.adapter(features)
+            clean |= adapted.value
+            target |= adapted.target
+            losses |= {f"adapter.{name}": value for name, value in adapted.losses.items()}
+            total = total + sum(adapted.losses.values())
+
+        noisy = {
+            stream: flow.corrupt(clean[stream], noise[stream], draw.times[stream], spec.noise_scale)
+            for stream, spec in self.specs.items()
+        }
+        denoised = self.backbone(noisy, draw.times, draw.condition, self.taps)
+
+        for stream in self.specs:
+            # the difference of both velocities, in which x_t cancels
+            error = flow.velocity(denoised.clean[stream], target[stream], draw.times[stream])
+            losses[stream] = (error.square().flatten(1).mean(1) * draw.weights[stream]).mean()
+            total = total + self.stream_weights.get(stream, 1.0) * losses[stream]
+
+        step = Step(
+            number=number,
+            images=pixels,
+            labels=labels,
+            times=draw.times,
+            condition=draw.condition,
+            noisy=noisy,
+            target=target,
+            denoised=denoised,
+            source=self.source,
+        )
+        if features is not None:
+            step.features = features
+        for name, loss in self.losses.items():
+            terms = loss(step)
+            losses |= {name if term == name else f"{name}.{term}": value for term, value in terms.items()}
+            total = total + loss.config.weight * sum(terms.values())
+        return {"loss": total, **losses}
+
+    def with_weights(self, state: Mapping[str, Tensor]) -> "Objective":
+        """A copy with other weights (an EMA's); it shares the frozen encoder. This module is left alone."""
+        twin = copy.deepcopy(self, {id(self.source): self.source})
+        twin.load_state_dict(state)
+        return twin.eval().requires_grad_(False)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the components measure for the log, as "kind.metric"."""
+        parts = {"adapter": self.adapter, "backbone": self.backbone, "process": self.process, **self.losses}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.metrics().items()}

@@ -1,0 +1,280 @@
+"""From the command line to a `RunConfig`: class defaults < preset < configuration file < command line.
+
+A layer is flat: "backbone" is a chosen name and "backbone.depth" an option of it; "loss" is the tuple of chosen names and
+"loss.hybrid.weight" an option of one. A layer that names another plugin drops what lower ones set for the former.
+"""
+
+import argparse
+import typing
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from vco.config import Given, as_text, build, field_docs, form, read_plain, to_plain
+from vco.errors import UserError
+from vco.plugins import with_modules
+from vco.registry import PRESETS, Catalog, did_you_mean, one_line
+from vco.settings import Choice, EvalConfig, RunConfig, SampleConfig, TrainConfig
+
+CHOICES: Final = {  # section -> (kind, help)
+    "data": ("data", "training and test images"),
+    "backbone": ("backbones", "network that denoises the streams"),
+    "features": ("features", "frozen encoder that the run is aligned to"),
+    "adapter": ("adapters", "map from encoder features to the feature stream"),
+    "guidance": ("guidance", "what is hidden in training, and how branches combine in sampling"),
+    "process": ("processes", "joint law of the streams' times"),
+    "solver": ("solvers", "integrator of sampling"),
+    "evaluator": ("features", "frozen encoder in which the Frechet distance is measured"),
+    "loss": ("losses", "alignment losses, with weights as in hybrid=10,perceptual=0.5; or none"),
+}
+PARTS: Final[dict[str, type[Any]]] = {"train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig}
+SCALARS: Final = [field.name for field in attrs.fields(RunConfig) if field.name not in {**CHOICES, **PARTS}]
+DEFAULT_PRESET: Final = "digits"
+FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no value
+    "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none if a --config is given]"),
+    "config": ("FILE", "YAML, TOML or JSON on top of the preset, such as the config.yaml of a run folder"),
+    "plugin": ("MODULE", "plugin module that is not installed; may be repeated"),
+    "dry_run": ("", "check everything, say what would be done, and stop"),
+    "refresh": ("", "do again what an earlier run in this folder finished"),
+    "help": ("", "show this text, with the options of the chosen components"),
+}
+_Layer = dict[str, Given]
+
+
+@attrs.frozen(kw_only=True)
+class Invocation:
+    """What the command line asks for."""
+
+    config: RunConfig
+    preset: str
+    """Name of the preset, empty if a configuration file was used without one."""
+    dry_run: bool
+    refresh: bool
+    sources: Mapping[str, str]
+    """Section ("backbone") or option ("backbone.depth") -> where it was set; all others have their defaults."""
+
+
+def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
+    """Reads the command line of `vco-run`; with --help prints that instead and raises `SystemExit`.
+
+    Raises:
+        UserError: with one line for every mistake in any layer, each with its source.
+    """
+    errors: list[str] = []
+    line, flags = _from_argv(argv, errors)
+    catalog = with_modules(catalog, flags["plugin"])
+    missing = [plugin for plugin in catalog.plugins if plugin.broken and plugin.module in flags["plugin"]]
+    errors += [f"{plugin.label} is broken: {plugin.broken}" for plugin in missing]
+    preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
+    given: _Layer = {}
+    try:
+        if preset:
+            _stack(given, _from_plain(_read_preset(catalog, preset), f"preset {preset}", errors))
+        for path in flags["config"][-1:]:
+            _stack(given, _from_plain(read_plain(Path(path)), path, errors))
+    except UserError as error:
+        raise UserError("\n".join([*errors, str(error)])) from error
+    _stack(given, line)
+
+    losses = given.get("loss", Given((), ""))
+    wanted = {path: given.get(path) for path in CHOICES if path != "loss"}
+    wanted |= {f"loss.{name}": Given(name, losses.source) for name in losses.value}
+    classes = {path: _load(path, name, catalog, errors) for path, name in wanted.items()}
+    configs = PARTS | {path: component.Config for path, component in classes.items() if component}
+    known = [f"{path}.{field.name}" for path, cls in configs.items() for field in attrs.fields(cls)]
+    for key, item in given.items():
+        if key not in (*SCALARS, *CHOICES) and key.rpartition(".")[0] not in (*configs, *wanted):
+            near = did_you_mean(key, [*known, *SCALARS, *CHOICES, *FLAGS])
+            errors.append(f"{key}: unknown option (from {item.source}){near}")
+    if flags["help"]:
+        if errors:
+            raise UserError("\n".join(errors))
+        print(_help(given, configs, catalog), end="")
+        raise SystemExit(0)
+
+    built = {path: build(cls, _under(given, path), path, errors) for path, cls in configs.items()}
+    chosen = {
+        path: Choice(name=name.value, component=component, config=built[path])
+        for path, name in wanted.items()
+        if name and (component := classes[path])
+    }
+    ready = {path: chosen.get(path) for path in CHOICES} | {part: built[part] for part in PARTS}
+    ready["loss"] = {name: chosen.get(f"loss.{name}") for name in losses.value}
+    run = build(RunConfig, {key: given[key] for key in SCALARS if key in given}, "", errors, ready)
+    if errors:
+        raise UserError("\n".join(errors))
+    if not run.output_dir:
+        parts = [preset or run.data.name, run.backbone.name, run.adapter.name, "+".join(run.loss)]
+        run = attrs.evolve(run, output_dir="runs/" + "-".join(part for part in parts if part))
+    return Invocation(
+        config=run,
+        preset=preset,
+        dry_run=bool(flags["dry_run"]),
+        refresh=bool(flags["refresh"]),
+        sources={key: item.source for key, item in given.items()},
+    )
+
+
+def run_to_plain(run: RunConfig) -> dict[str, Any]:
+    """The whole run as plain data, in the shape of config.yaml, which `--config` reads back to an equal run."""
+
+    def plain(value: Any) -> Any:
+        return (
+            {"name": value.name, **to_plain(value.config)} if isinstance(value, Choice) else to_plain(value)
+        )
+
+    sections = {
+        field.name: plain(getattr(run, field.name))
+        for field in attrs.fields(RunConfig)
+        if field.name != "loss"
+    }
+    return sections | {"loss": [plain(choice) for choice in run.loss.values()]}
+
+
+def _from_argv(argv: Sequence[str], errors: list[str]) -> tuple[_Layer, dict[str, list[str]]]:
+    """The layer of the command line, and what each flag was given."""
+    layer, flags, rest = _Layer(), {flag: list[str]() for flag in FLAGS}, list(argv)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        option = "--help" if option == "-h" else option
+        section, *path = option[2:].replace("-", "_").split(".")
+        if not option.startswith("--") or not section:
+            errors.append(f"unexpected argument {option!r}: options are written --option value")
+            continue
+        if not equals and (path or FLAGS.get(section, ("VALUE",))[0]):
+            if not rest or rest[0].startswith("--"):
+                errors.append(f"{option} needs a value")
+                continue
+            value = rest.pop(0)
+        if section in flags and not path:
+            flags[section].append(value)
+        elif section == "loss" and not path:
+            _put_losses(layer, value, option, errors)
+        else:
+            name = [part.replace("_", "-") for part in path[:-1]]  # a loss, and names are kebab-case
+            layer[".".join([section, *name, *path[-1:]])] = Given(value, option)
+    return layer, flags
+
+
+def _from_plain(plain: Mapping[str, Any], source: str, errors: list[str]) -> _Layer:
+    layer: _Layer = {}
+    for raw_key, value in plain.items():
+        key = raw_key.replace("-", "_")
+        if key == "loss":
+            _put_losses(layer, value, source, errors)
+        elif key in PARTS or (key in CHOICES and not isinstance(value, str)):
+            if not isinstance(value, Mapping | None):
+                errors.append(f"{key}: expected a mapping of options, got {value!r:.60} (from {source})")
+                continue
+            for name, item in (value or {}).items():
+                option = key if key in CHOICES and name == "name" else f"{key}.{name}".replace("-", "_")
+                layer[option] = Given(item, source)
+        else:
+            layer[key] = Given(value, source)
+    return layer
+
+
+def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> None:
+    """Adds "hybrid=10,perceptual", {name: hybrid, weight: 10}, or a list of these, to the losses of a layer."""
+    names: list[str] = list(layer["loss"].value) if "loss" in layer else []
+    for item in value if isinstance(value, list) else [value]:
+        settings: list[Mapping[Any, Any]] = []
+        if isinstance(item, str):
+            pairs = [part.partition("=") for part in item.split(",") if item != "none"]
+            settings = [
+                {"name": name} | ({"weight": weight} if equals else {}) for name, equals, weight in pairs
+            ]
+        elif isinstance(item, Mapping) and isinstance(item.get("name"), str):
+            settings = [item]
+        else:
+            errors.append(f"loss: expected names, or mappings with a name, got {item!r:.60} (from {source})")
+        for setting in settings:
+            name = setting["name"].strip()
+            if name in names:
+                errors.append(f"loss: {name!r} is chosen twice (from {source})")
+                continue
+            names.append(name)
+            for option in setting.keys() - {"name"}:
+                layer[f"loss.{name}." + str(option).replace("-", "_")] = Given(setting[option], source)
+    layer["loss"] = Given(tuple(names), source)
+
+
+def _stack(given: _Layer, upper: _Layer) -> None:
+    """Puts a layer on top; what lower layers set for a component that is no longer chosen goes."""
+    for key in upper.keys() & CHOICES.keys() & given.keys():
+        former, new = given[key].value, upper[key].value
+        gone = (
+            [f"loss.{name}." for name in set(former) - set(new)]
+            if key == "loss"
+            else [f"{key}."] * (former != new)
+        )
+        for option in [option for option in given if option.startswith(tuple(gone))]:
+            del given[option]
+    given.update(upper)
+    losses = given["loss"].value if "loss" in given else ()
+    for key in [key for key in upper if key.startswith("loss.") and key.count(".") == 1 and len(losses) == 1]:
+        given[f"loss.{losses[0]}.{key[5:]}"] = given.pop(key)  # --loss.OPTION means the only loss
+
+
+def _read_preset(catalog: Catalog, name: str) -> dict[str, Any]:
+    entry = catalog.get(PRESETS, name)
+    package, _, path = entry.target.partition(":")
+    try:
+        file = files(package).joinpath(path)
+    except Exception as error:
+        raise UserError(f"{entry} cannot be read: {one_line(error)}") from error
+    return read_plain(file)
+
+
+def _load(path: str, name: Given | None, catalog: Catalog, errors: list[str]) -> type[Any] | None:
+    kind = CHOICES[path.partition(".")[0]][0]
+    if name is None:
+        offered = ", ".join(catalog.names(kind))
+        errors.append(
+            f"{path}: nothing is chosen; use --{path} with one of {offered}, or start from a --preset"
+        )
+        return None
+    try:
+        return catalog.get(kind, str(name.value)).load()
+    except UserError as error:
+        errors.append(f"{path}: {error} (from {name.source})")
+        return None
+
+
+def _under(given: _Layer, path: str) -> _Layer:
+    return {key[len(path) + 1 :]: item for key, item in given.items() if key.rpartition(".")[0] == path}
+
+
+def _help(given: _Layer, configs: Mapping[str, type[Any]], catalog: Catalog) -> str:
+    parser = argparse.ArgumentParser(
+        prog="vco-run",
+        usage="%(prog)s [--preset NAME] [--config FILE] [--SECTION NAME] [--SECTION.OPTION VALUE] ...",
+        description="Train, sample, evaluate and report. In brackets: the value in effect and where it was set.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+
+    def add(group: argparse._ArgumentGroup, key: str, metavar: str, text: str, default: Any) -> None:
+        value, source = (given[key].value, given[key].source) if key in given else (default, "default")
+        text = f"{text} [{as_text(value) or 'empty'}, {source}]".replace("%", "%%")
+        group.add_argument("--" + key.replace("_", "-"), metavar=metavar, help=text)
+
+    group = parser.add_argument_group("options")
+    for flag, (metavar, text) in FLAGS.items():
+        takes: dict[str, Any] = {"metavar": metavar} if metavar else {"action": "store_true"}
+        group.add_argument("--" + flag.replace("_", "-"), help=text, **takes)
+    group = parser.add_argument_group("components")
+    for section, (kind, text) in CHOICES.items():
+        add(group, section, "NAME", f"{text}: {', '.join(catalog.names(kind))}", None)
+    for path, cls in {"": RunConfig, **configs}.items():
+        hints, docs = typing.get_type_hints(cls), field_docs(cls)
+        group = parser.add_argument_group(path or "run")
+        for field in attrs.fields(cls):
+            if path or field.name in SCALARS:
+                default = getattr(field.default, "factory", lambda field=field: field.default)()
+                key = f"{path}.{field.name}" if path else field.name
+                add(group, key, form(hints[field.name]), docs.get(field.name, ""), default)
+    return parser.format_help()

@@ -1,0 +1,221 @@
+"""Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from vco.api import (
+    PIXELS,
+    Adapter,
+    Backbone,
+    Data,
+    FeatureSource,
+    Guidance,
+    Loss,
+    Process,
+    Solver,
+    StreamSpec,
+)
+from vco.errors import UserError
+from vco.objective import Objective
+from vco.registry import Catalog
+from vco.settings import RunConfig
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """The components of a run. Weights are initialised (or on the meta device); nothing has been read from disk."""
+
+    config: RunConfig
+    data: Data
+    objective: Objective
+    solver: Solver
+    evaluator: FeatureSource
+
+    @property
+    def sources(self) -> dict[str, FeatureSource]:
+        """The frozen networks this run needs, by the name of their section."""
+        sources = {"evaluator": self.evaluator}
+        if self.objective.source is not None:
+            sources["features"] = self.objective.source
+        return sources
+
+    def missing(self) -> list[str]:
+        """One sentence for every file that the run needs and cannot find."""
+        problems: list[str] = []
+        for part in (self.data, *self.sources.values()):
+            try:
+                part.check()
+            except UserError as error:
+                problems.append(str(error))
+        return problems
+
+
+def assemble(
+    config: RunConfig,
+    catalog: Catalog,
+    origin: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+    processes: int = 1,
+) -> Run:
+    """Builds every component of a run.
+
+    Args:
+        config: what was chosen.
+        catalog: where other components are looked up, to name those that would fit.
+        origin: section -> where its choice came from ("--backbone", "preset digits"), for messages.
+        device: where the weights are created; "meta" costs nothing.
+        processes: training processes that share a batch.
+
+    Raises:
+        UserError: with one sentence for every misfit between the components.
+    """
+    fit = _Fit(config, catalog, origin or {})
+    fit.check_batch(processes)
+    data: Data = config.data.component(config.data.config)
+    specs = {PIXELS: StreamSpec(shape=data.image_shape)}
+    evaluator: FeatureSource = fit.build("evaluator", image_shape=data.image_shape)
+    fit.check_groups(data)
+
+    streams: tuple[str, ...] = config.backbone.component.streams
+    losses = {name: choice for name, choice in config.loss.items()}
+    needs_source = streams != (PIXELS,) or any(choice.component.needs_features for choice in losses.values())
+    source: FeatureSource | None = None
+    adapter: Adapter
+    with torch.device(device):
+        torch.manual_seed(config.seed)
+        if needs_source or config.adapter.component.needs_stream:
+            source = fit.build("features", image_shape=data.image_shape)
+            features = source.spec
+        else:
+            features = StreamSpec(shape=(1, 1), grid=(1, 1))  # an idle adapter's input
+        adapter = fit.build("adapter", features=features)
+        offered = adapter.specs() if adapter.needs_stream or streams != (PIXELS,) else {}
+        fit.check_streams(streams, tuple(offered), adapter.needs_stream)
+        specs |= offered
+        guidance: Guidance = fit.build("guidance", streams=tuple(specs), num_classes=data.num_classes)
+        fit.check_blocking()
+        fit.raise_problems()
+        process: Process = fit.build("process", streams=tuple(specs))
+        backbone: Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
+        built: dict[str, Loss] = {
+            name: choice.component(
+                choice.config,
+                width=backbone.width,
+                features=source.spec if source else None,
+                tap_grid=backbone.grid,
+            )
+            for name, choice in losses.items()
+        }
+    fit.check_taps(built, backbone.depth)
+    fit.raise_problems()
+    objective = Objective(
+        backbone=backbone,
+        adapter=adapter,
+        losses=built,
+        guidance=guidance,
+        process=process,
+        source=source if needs_source else None,
+        specs=specs,
+        stream_weights=config.train.stream_weights,
+    )
+    solver: Solver = config.solver.component(config.solver.config)
+    return Run(config=config, data=data, objective=objective, solver=solver, evaluator=evaluator)
+
+
+class _Fit:
+    """Collects every misfit, so that the user sees all of them at once."""
+
+    def __init__(self, config: RunConfig, catalog: Catalog, origin: Mapping[str, str]) -> None:
+        self.config = config
+        self.catalog = catalog
+        self.origin = origin
+        self.problems: list[str] = []
+
+    def build(self, section: str, **facts: Any) -> Any:
+        choice = getattr(self.config, section)
+        try:
+            return choice.component(choice.config, **facts)
+        except UserError as error:
+            raise UserError("\n".join([*self.problems, f"{self.name(section)}: {error}"])) from error
+
+    def name(self, section: str) -> str:
+        source = self.origin.get(section)
+        return f"{section} {getattr(self.config, section).name}" + (f" (from {source})" if source else "")
+
+    def others(self, kind: str, attribute: str, wanted: Any) -> str:
+        """Names of the components of a kind whose class attribute is `wanted`."""
+        names: list[str] = []
+        for name in self.catalog.names(kind):
+            try:
+                component = self.catalog.get(kind, name).load()
+            except UserError:
+                continue
+            if getattr(component, attribute) == wanted:
+                names.append(name)
+        return ", ".join(names) or "none installed"
+
+    def check_streams(self, denoised: tuple[str, ...], offered: tuple[str, ...], needs_stream: bool) -> None:
+        missing = set(denoised) - {PIXELS, *offered}
+        unused = set(offered) - set(denoised)
+        if unused and needs_stream:
+            names = " or ".join(sorted(unused))
+            fitting = self.others("backbones", "streams", (PIXELS, *offered))
+            self.problems.append(
+                f"{self.name('adapter')} makes a {names} stream, which {self.name('backbone')} does not have; "
+                f"choose a backbone that has ({fitting}) or --adapter none"
+            )
+        if missing:
+            self.problems.append(
+                f"{self.name('backbone')} denoises a {' and a '.join(sorted(missing))} stream, "
+                f"which {self.name('adapter')} does not make"
+            )
+
+    def check_blocking(self) -> None:
+        guidance, backbone = self.config.guidance.component, self.config.backbone.component
+        if guidance.needs_blocking and not backbone.supports_blocking:
+            fitting = self.others("backbones", "supports_blocking", True)
+            self.problems.append(
+                f"{self.name('guidance')} blocks attention between streams, which {self.name('backbone')} cannot; "
+                f"choose --guidance cfg or a backbone that can ({fitting})"
+            )
+
+    def check_batch(self, processes: int) -> None:
+        train = self.config.train
+        parts = processes * train.accumulation
+        if train.batch_size % parts:
+            self.problems.append(
+                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation ({parts})"
+            )
+        elif train.samples_per_class and (groups := train.batch_size // train.samples_per_class) % parts:
+            self.problems.append(
+                f"the {groups} class groups of a batch cannot be shared evenly by {processes} processes x "
+                f"{train.accumulation} accumulation steps; set --train.batch-size or --train.samples-per-class"
+            )
+
+    def check_groups(self, data: Data) -> None:
+        train = self.config.train
+        for name, choice in self.config.loss.items():
+            if choice.component.grouped and not train.samples_per_class:
+                self.problems.append(
+                    f"loss {name} needs class-grouped batches: set --train.samples-per-class to a divisor of "
+                    f"--train.batch-size ({train.batch_size})"
+                )
+        if train.samples_per_class and (groups := train.batch_size // train.samples_per_class) > data.num_classes:
+            self.problems.append(
+                f"a batch of {groups} class groups needs more classes than data {self.config.data.name} has "
+                f"({data.num_classes}); raise --train.samples-per-class or lower --train.batch-size"
+            )
+
+    def check_taps(self, losses: Mapping[str, Loss], depth: int) -> None:
+        for name, loss in losses.items():
+            if beyond := [tap for tap in loss.taps if not 1 <= tap <= depth]:
+                self.problems.append(
+                    f"loss {name} reads block {beyond[0]}, but {self.name('backbone')} has blocks 1 to {depth}"
+                )
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise UserError("\n".join(self.problems))

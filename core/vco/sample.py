@@ -1,0 +1,119 @@
+"""Images from noise: the guided velocity, a solver, and labels and noise that are functions of (seed, image index)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from vco import flow
+from vco.api import PIXELS, Condition, Solver, Streams, Velocity
+from vco.data import to_uint8
+from vco.files import write_atomic
+from vco.objective import Objective
+from vco.randomness import generator, noise
+from vco.run import Run
+
+
+def guided_velocity(objective: Objective, labels: Int[Tensor, " b"]) -> Velocity:
+    """The velocity of all streams under guidance; all branches are evaluated in one batched forward pass.
+
+    Source: V-Co, section 11.5 of its specification; velocity = (clean - noisy) / max(1 - t, 0.05).
+    """
+    guidance = objective.guidance
+
+    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
+        branches = guidance.branches(labels, times)
+        count = len(branches)
+        noisy = {stream: x_t.repeat(count, *[1] * (x_t.ndim - 1)) for stream, x_t in state.items()}
+        rows = len(labels) * count
+        t = {stream: torch.full((rows,), times[stream], device=labels.device) for stream in state}
+        denoised = objective.backbone(noisy, t, Condition.concatenate(branches.values()))
+        parts = {
+            stream: flow.velocity(denoised.clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state
+        }
+        each = {branch: {stream: part[i] for stream, part in parts.items()} for i, branch in enumerate(branches)}
+        return guidance.combine(each, times)
+
+    return velocity
+
+
+@torch.no_grad()
+def sample(
+    objective: Objective,
+    solver: Solver,
+    labels: Int[Tensor, " b"],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    steps: int,
+    device: torch.device | str = "cpu",
+) -> UInt8[Tensor, "b c h w"]:
+    """Images for the given labels, uint8 on the CPU.
+
+    Image i depends only on (seed, indices[i], label i), whatever the batch or the number of processes. The noise is drawn
+    on the CPU, so that it is the same on every device.
+    """
+    objective.eval()
+    specs = objective.specs
+    state = noise(specs, indices, seed, "sampling")
+    state = {stream: (x * specs[stream].noise_scale).to(device) for stream, x in state.items()}
+    velocity = guided_velocity(objective, labels.to(device))
+    draws = generator(seed, "solver", indices[0] if indices else 0, device=device)
+    state = solver.integrate(velocity, state, objective.process.path(steps), draws)
+    return to_uint8(state[PIXELS]).cpu()
+
+
+def sample_many(
+    run: Run,
+    objective: Objective,
+    indices: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Iterator[UInt8[Tensor, "b c h w"]]:
+    """Class-balanced images in batches: image i has label i modulo the number of classes."""
+    size = run.config.sample.batch_size
+    for start in range(0, len(indices), size):
+        batch = indices[start : start + size]
+        labels = torch.tensor(batch) % run.data.num_classes
+        yield sample(
+            objective,
+            run.solver,
+            labels,
+            batch,
+            seed=run.config.seed,
+            steps=run.config.sample.steps,
+            device=device,
+        )
+
+
+def sample_grid(run: Run, objective: Objective, path: Path, device: torch.device | str = "cpu") -> None:
+    """Writes a PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
+    classes = run.data.num_classes
+    columns = min(classes, 10)
+    rows = run.config.sample.grid_rows
+    labels = (torch.arange(columns) * classes // columns).repeat(rows)
+    images = sample(
+        objective,
+        run.solver,
+        labels,
+        range(len(labels)),
+        seed=run.config.seed,
+        steps=run.config.sample.steps,
+        device=device,
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, encode_png(images, columns))
+
+
+def encode_png(images: UInt8[Tensor, "n c h w"], columns: int) -> bytes:
+    """A PNG with the images row by row; small ones are enlarged by a whole factor so that they can be seen."""
+    zoom = max(1, 48 // images.shape[-1])
+    large = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    grid = make_grid(large, nrow=columns, padding=2, pad_value=127)
+    buffer = BytesIO()
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,362 @@
+"""The training loop on Accelerate: our own checkpoints, counted randomness, and an exit that saves.
+
+Accelerate gives devices, DDP and autocast. The host waits for the device only where it logs, samples or saves.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from vco import checkpoint
+from vco.api import Features
+from vco.checkpoint import Checkpoint
+from vco.data import Order, in_order, read, to_float
+from vco.ema import EMA
+from vco.errors import TrainingStoppedError, UserError
+from vco.files import write_atomic
+from vco.objective import Objective
+from vco.randomness import generator, noise, seed_of
+from vco.run import Run
+from vco.sample import sample_grid
+
+
+class StopFlag:
+    """Notes SIGINT and SIGTERM, and lets all processes agree at which step to stop."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:  # asked twice: the user does not want to wait for the save
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+
+    def agreed(self) -> int:
+        """The signal that some process has got, the same answer in all processes; 0 if none.
+
+        The answers travel over the CPU while the next step is computed, so nobody waits for the device.
+        """
+        if self._group is None:
+            return self.signal
+        answer = 0
+        if self._pending is not None:
+            self._pending[0].wait()
+            answer = int(self._pending[1].item())
+        flag = torch.tensor(self.signal)
+        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
+        return answer
+
+
+class Training:
+    """A run in progress: model, optimizer, averages and the number of steps done."""
+
+    def __init__(self, run: Run, accelerator: Accelerator, folder: Path) -> None:
+        self.run = run
+        self.config = run.config.train
+        self.seed = run.config.seed
+        self.accelerator = accelerator
+        self.folder = folder
+        self.device = accelerator.device
+        self.images = run.data.train()
+        self.order = Order(
+            self.images.labels,
+            seed=self.seed,
+            batch_size=self.config.batch_size,
+            samples_per_class=self.config.samples_per_class,
+        )
+        self.objective: Objective = run.objective.to(self.device)
+        if self.objective.source is not None:
+            self.objective.source.to(self.device)
+        self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=self.config.learning_rate,
+            betas=self.config.betas,
+            weight_decay=self.config.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+        self.step = 0
+        newest = checkpoint.load_newest(folder / "checkpoints", self._say)
+        if newest is None:
+            self._fit()
+        self.ema = EMA(self.objective, self.config.ema_decays)
+        if newest is not None:
+            self._restore(newest)
+        self._keep_metrics(self.step)
+
+    # ------------------------------------------------------------------------------------------------------------ steps
+
+    def train(self) -> int:
+        """Runs to the last step.
+
+        Returns:
+            0, or the number of the signal that asked to stop; a checkpoint is then written first.
+
+        Raises:
+            TrainingStoppedError: if a loss or weight is not finite; the last good checkpoint is intact.
+        """
+        model: Any = self.accelerator.prepare(self.objective)
+        model.train()
+        stop = StopFlag()
+        total = self.config.steps
+        if self.step == 0:
+            self.sample()
+        reader = read(
+            self.images,
+            self._shares(),
+            seed=self.seed,
+            augment=True,
+            workers=self.config.workers,
+            timeout=self.config.timeout,
+        )
+        log = _Log(self.accelerator, total, self.step, self.config.batch_size)
+        saved = self.step
+        while self.step < total:
+            stopping = stop.agreed()
+            if stopping:
+                break
+            log.add(self._one_step(model, reader))
+            self.step += 1
+            last = self.step == total
+            if last or self.step % self.config.log_every == 0:
+                self._log(log)
+            if last or self.step % self.config.sample_every == 0:
+                self.sample()
+                model.train()
+            if last or self.step % self.config.checkpoint_every == 0:
+                self._save()
+                saved = self.step
+        log.close()
+        if saved != self.step:
+            self._save()
+        return stop.agreed() if self.step < total else 0
+
+    def _one_step(self, model: Any, reader: Iterator[Tensor]) -> dict[str, Tensor]:
+        # Whatever draws from the ambient generator (dropout) is then counted too.
+        torch.manual_seed(seed_of(self.seed, "ambient", self.step, self.accelerator.process_index))
+        index, _ = self.order.batch(self.step)
+        labels = self.order.labels[index]
+        draw = self.objective.draw(labels, seed=self.seed, step=self.step)
+        for group in self.optimizer.param_groups:
+            warm = (self.step + 1) / self.config.warmup_steps if self.config.warmup_steps else 1.0
+            group["lr"] = self.config.learning_rate * min(1.0, warm)
+
+        sums: dict[str, Tensor] = {}
+        parts = self.config.accumulation
+        for part in range(parts):
+            rows = self._rows(part)
+            slots = [self.step * self.config.batch_size + row for row in range(rows.start, rows.stop)]
+            last = part == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses: dict[str, Tensor] = model(
+                    next(reader).to(self.device, non_blocking=True),
+                    self._send(labels[rows]),
+                    draw.map(lambda rows_of: self._send(rows_of[rows])),  # noqa: B023 (used at once)
+                    noise(self.objective.specs, slots, self.seed, "noise", device=self.device),
+                    self.step,
+                )
+                self.accelerator.backward(losses["loss"] / parts)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() / parts
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        return sums
+
+    def _rows(self, part: int) -> slice:
+        """This process's rows of the global batch in one accumulation step; class groups stay whole."""
+        size = self.config.batch_size // (self.accelerator.num_processes * self.config.accumulation)
+        start = (part * self.accelerator.num_processes + self.accelerator.process_index) * size
+        return slice(start, start + size)
+
+    def _shares(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.step, self.config.steps):
+            index, epoch = self.order.batch(step)
+            for part in range(self.config.accumulation):
+                rows = self._rows(part)
+                yield list(zip(index[rows].tolist(), epoch[rows].tolist(), strict=True))
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    # ---------------------------------------------------------------------------------------------------------- fitting
+
+    @torch.no_grad()
+    def _fit(self) -> None:
+        """The adapter's fit stage; every process fits on the same images, so nobody waits and nothing is sent."""
+        adapter, source = self.objective.adapter, self.objective.source
+        if not adapter.needs_fit or source is None:
+            return
+        count = min(self.config.fit_samples, len(self.images))
+        shuffled = torch.randperm(len(self.images), generator=generator(self.seed, "fit"))[:count].tolist()
+        size = self.config.batch_size
+        batches = [[(i, 0) for i in shuffled[start : start + size]] for start in range(0, count, size)]
+        reader = read(self.images, batches, workers=self.config.workers, timeout=self.config.timeout)
+
+        def encoded() -> Iterator[tuple[Tensor, Features]]:
+            for batch in tqdm(reader, "fitting the adapter", len(batches), disable=self._quiet, leave=False):
+                pixels = to_float(batch.to(self.device))
+                yield pixels, source(pixels)
+
+        adapter.fit(encoded())
+
+    # --------------------------------------------------------------------------------------------------------- the log
+
+    def averaged(self) -> Objective:
+        """A copy of the model with the weights of the first EMA (of the last step, if the run keeps none)."""
+        return self.objective.with_weights(self.ema.averages[0] if self.ema.averages else self.objective.state_dict())
+
+    def _log(self, log: "_Log") -> None:
+        values = log.means()
+        values |= {name: float(value) for name, value in self.objective.metrics().items()}
+        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.speed()}
+        if bad := [name for name, value in values.items() if value != value or abs(value) == float("inf")]:
+            raise TrainingStoppedError(self._diverged(f"{', '.join(bad)} became NaN or infinite"))
+        if self.accelerator.is_main_process:
+            log.show(self.step, values)
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"training stopped: {what} before step {self.step}; the checkpoints in {self.folder / 'checkpoints'} are "
+            "from before that. Lower --train.learning-rate, or look at the loss that is named"
+        )
+
+    def _keep_metrics(self, step: int) -> None:
+        """Drops log lines of steps that will be repeated, and a line cut short by a kill."""
+        path = self.folder / "metrics.jsonl"
+        if not self.accelerator.is_main_process or not path.exists():
+            return
+        kept: list[str] = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_atomic(path, "".join(kept))
+
+    def sample(self) -> None:
+        """Writes the sample grid of the present step."""
+        if self.accelerator.is_main_process:
+            with self.accelerator.autocast():
+                sample_grid(
+                    self.run,
+                    self.averaged(),
+                    self.folder / "samples" / f"step-{self.step:08d}.png",
+                    self.device,
+                )
+
+    @property
+    def _quiet(self) -> bool:
+        return not self.accelerator.is_main_process
+
+    def _say(self, sentence: str) -> None:
+        if not self._quiet:
+            tqdm.write(sentence)
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        if not torch.stack([p.isfinite().all() for p in self.parameters.values()]).all():
+            raise TrainingStoppedError(self._diverged("the weights became NaN or infinite"))
+        if self.accelerator.is_main_process:
+            moments = self.optimizer.state_dict()["state"]
+            named = dict(enumerate(self.parameters))
+            tensors: dict[str, Mapping[str, Tensor]] = {
+                "model": self.objective.state_dict(),
+                "optimizer": {f"{named[i]}/{key}": v for i, state in moments.items() for key, v in state.items()},
+            }
+            tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
+            state = {"ema_decays": list(self.ema.decays), "seed": self.seed}
+            checkpoint.save(
+                self.folder / "checkpoints",
+                Checkpoint(step=self.step, tensors=tensors, state=state),
+                self.config.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """All or nothing: a checkpoint of other components is refused before anything is changed."""
+        expected = {n: v.shape for n, v in self.objective.state_dict().items()}
+        found = {n: v.shape for n, v in saved.tensors["model"].items()}
+        if expected != found:
+            odd = sorted({n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)})
+            raise UserError(
+                f"the checkpoint of step {saved.step} in {self.folder} holds other components than this run: {odd[0]} "
+                f"and {len(odd) - 1} more tensors differ; use the settings it was made with, or another --output-dir"
+            )
+        self.objective.load_state_dict(saved.tensors["model"])
+        for i, average in enumerate(self.ema.averages):
+            for name, value in average.items():
+                value.copy_(saved.tensors[f"ema-{i}"][name])
+        index = {name: i for i, name in enumerate(self.parameters)}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in saved.tensors["optimizer"].items():
+            name, _, part = key.rpartition("/")
+            moments.setdefault(index[name], {})[part] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = saved.step
+
+
+class _Log:
+    """Sums losses on the device, and shows progress."""
+
+    def __init__(self, accelerator: Accelerator, total: int, start: int, batch_size: int) -> None:
+        self.accelerator = accelerator
+        self.batch_size = batch_size
+        self.bar = tqdm(
+            total=total, initial=start, desc="training", unit="step", disable=not accelerator.is_main_process
+        )
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.since = time.perf_counter()
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Notes the losses of one step, without waiting for them."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        self.bar.update(1)
+
+    def means(self) -> dict[str, float]:
+        """Mean losses since the last call, over all processes; waits for the device."""
+        if not self.count:
+            return {}
+        values: Any = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, reduction="mean")
+        return dict(zip(self.sums, values.tolist(), strict=True))
+
+    def speed(self) -> dict[str, float]:
+        """Images per second since the last call."""
+        now = time.perf_counter()
+        speed = self.count * self.batch_size / (now - self.since)
+        self.sums, self.count, self.since = {}, 0, now
+        return {"images_per_second": speed}
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Puts the losses and the speed into the progress bar."""
+        hidden = {"learning_rate", "images_per_second"}
+        shown = {name: f"{value:.3g}" for name, value in values.items() if "." not in name and name not in hidden}
+        self.bar.set_postfix({**shown, "img/s": f"{values['images_per_second']:.0f}"}, refresh=True)
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self.bar.close()

@@ -1,0 +1,1 @@
+"""Maps from encoder features to the streams that are denoised."""

@@ -1,0 +1,76 @@
+"""Standardised features at the pixels' scale."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+import torch
+from attrs.validators import gt, optional
+from jaxtyping import Float
+from torch import Tensor
+
+from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec
+
+EPS: Final = 1e-5
+"""Added to the variance; RAE's value."""
+
+
+class RMS(Adapter):
+    """Features standardised per channel and position, then scaled to the pixels' RMS [V-Co].
+
+    Mean, variance and the RMS of the pixels are those of the training images, exact up to rounding: RAE's
+    running averages remember only the last few batches. Equal RMS makes one time mean the same
+    signal-to-noise ratio in both streams.
+
+    Source: V-Co (arXiv 2603.16792), RMS calibration; RAE (arXiv 2510.11690), latent normalisation.
+    """
+
+    needs_fit = True
+
+    @attrs.frozen(kw_only=True)
+    class Config(Adapter.Config):
+        """What a user may set."""
+
+        scale: float | None = attrs.field(default=None, validator=optional(gt(0.0)))
+        """Factor after standardising, above 0; None measures the pixel RMS (V-Co on ImageNet: 0.485)."""
+
+    mean: Tensor
+    variance: Tensor
+    scale: Tensor
+
+    def __init__(self, config: Config, *, features: StreamSpec) -> None:
+        super().__init__(config, features=features)
+        self.config = config
+        self.features = features
+        self.register_buffer("mean", torch.zeros(features.shape))
+        self.register_buffer("variance", torch.ones(features.shape))
+        self.register_buffer("scale", torch.tensor(1.0 if config.scale is None else config.scale))
+
+    def specs(self) -> dict[str, StreamSpec]:
+        return {FEATURES: self.features}
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "b c h w"], Features]]) -> None:
+        count, pixel_count = 0, 0
+        mean = squares = torch.zeros_like(self.mean, dtype=torch.float64)
+        pixel_squares = torch.zeros_like(self.scale, dtype=torch.float64)
+        for images, features in batches:
+            tokens = features.tokens.double()
+            batch_mean = tokens.mean(0)
+            delta = batch_mean - mean
+            count += len(tokens)
+            # merging centred moments, where a difference of raw ones would cancel [Chan et al. 1983]
+            weight = len(tokens) / count
+            squares = squares + (tokens - batch_mean).square().sum(0) + delta.square() * weight * (count - len(tokens))
+            mean = mean + delta * weight
+            pixel_squares += images.double().square().sum()
+            pixel_count += images.numel()
+        self.mean.copy_(mean)
+        self.variance.copy_(squares / count)
+        if self.config.scale is None:
+            self.scale.copy_((pixel_squares / pixel_count).sqrt())
+
+    def forward(self, features: Features) -> Adapted:
+        tokens = (features.tokens.float() - self.mean) * ((self.variance + EPS).rsqrt() * self.scale)
+        tokens = tokens.to(features.tokens.dtype)
+        return Adapted(value={FEATURES: tokens}, target={FEATURES: tokens})

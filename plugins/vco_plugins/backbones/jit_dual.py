@@ -1,0 +1,124 @@
+"""V-Co's dual-stream network."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import attrs
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times, UserError
+from vco_plugins.layers import (
+    Attention,
+    Conditioning,
+    Head,
+    PatchEmbed,
+    Rope2d,
+    StreamBlock,
+    TokenEmbed,
+    joint_attention,
+    sincos_2d,
+    unpatchify,
+)
+from vco_plugins.sizes import TransformerConfig, patch_grid, require_streams
+
+STREAMS = (PIXELS, FEATURES)
+
+
+class JiTDual(Backbone):
+    """Two JiT streams, pixels and features, with own weights everywhere and one joint attention [V-Co].
+
+    Both streams get the same position embeddings, in-context class tokens (which belong to the stream they stand in)
+    and time: the network is told one time, the pixels'. A process that gives the features another time moves their
+    noise but not the embedding. A blocked edge hides the other stream from a row's queries, in-context tokens included.
+
+    B has 261 M, L 915 M, H 1.9 B parameters; S (12 blocks, width 384, 6 heads, bottleneck 128, in-context tokens after
+    4 blocks) is ours, the others are the paper's.
+
+    Raises:
+        UserError: If the patch does not divide the image, the features' grid is not the patches', or a stream is
+            missing.
+
+    Source: V-Co (arXiv 2603.16792), the fully dual-stream architecture.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = STREAMS
+    supports_blocking: ClassVar[bool] = True
+
+    @attrs.frozen(kw_only=True)
+    class Config(TransformerConfig):
+        """What a user may set."""
+
+    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        super().__init__(config, streams=streams, num_classes=num_classes)
+        require_streams(streams, STREAMS)
+        self.config = config
+        size, patch = config.resolved, config.patch
+        channels, height, width = streams[PIXELS].shape
+        features = streams[FEATURES].shape[-1]
+        self.depth, self.width = size.depth, size.width
+        self.grid = patch_grid(streams[PIXELS], patch)
+        self.context_start = size.context_start
+        if streams[FEATURES].grid != self.grid:
+            raise UserError(
+                f"The features' grid {streams[FEATURES].grid} is not the patches' grid {self.grid} (images of "
+                f"{height}x{width} in patches of {patch}): change --backbone.patch or choose other --features"
+            )
+
+        self.conditioning = Conditioning(self.width, num_classes, config.context_tokens)
+        self.embeds = nn.ModuleDict(
+            {
+                PIXELS: PatchEmbed(channels, patch, size.bottleneck, self.width),
+                FEATURES: TokenEmbed(features, size.bottleneck, self.width),
+            }
+        )
+        self.register_buffer("positions", sincos_2d(self.grid, self.width), persistent=False)
+        self.rope = Rope2d(self.width // size.heads, self.grid, config.context_tokens)
+        self.blocks = nn.ModuleList(
+            DualBlock(self.width, size.heads, config.mlp_ratio, config.block_dropout(number))
+            for number in range(self.depth)
+        )
+        self.heads = nn.ModuleDict(
+            {PIXELS: Head(self.width, channels * patch**2), FEATURES: Head(self.width, features)}
+        )
+
+    def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        c, context = self.conditioning(times[PIXELS], condition.labels)
+        x = {name: embed(noisy[name]) + self.positions for name, embed in self.embeds.items()}
+        patches = x[PIXELS].shape[1]
+        tapped: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            if number == self.context_start:
+                x = {name: torch.cat([context.to(tokens.dtype), tokens], dim=1) for name, tokens in x.items()}
+            x = block(x, c, self.rope, condition.blocked)
+            if number + 1 in taps:
+                tapped[number + 1] = x[PIXELS][:, -patches:]
+        clean = {name: head(x[name][:, -patches:], c) for name, head in self.heads.items()}
+        clean[PIXELS] = unpatchify(clean[PIXELS], self.grid, self.config.patch)
+        positions = torch.arange(patches, device=c.device)
+        return Denoised(
+            clean={name: out.to(noisy[name].dtype) for name, out in clean.items()},
+            taps={number: Tap(tokens=tokens, positions=positions) for number, tokens in tapped.items()},
+        )
+
+
+class DualBlock(nn.Module):
+    """A transformer block of two streams that share nothing but the softmax."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({name: Attention(width, heads, dropout) for name in STREAMS})
+        self.streams = nn.ModuleDict({name: StreamBlock(width, mlp_ratio, dropout) for name in STREAMS})
+
+    def forward(
+        self, x: Streams, c: Tensor, rope: Rope2d, blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]]
+    ) -> Streams:
+        """Every stream's tokens [b, n, d] after the block."""
+        before = {name: stream.before(x[name], c) for name, stream in self.streams.items()}
+        qkv = {name: self.attention[name].project(h, rope) for name, (h, _) in before.items()}
+        attended = joint_attention(qkv, blocked)
+        return {
+            name: stream.after(x[name], self.attention[name].merge(attended[name]), before[name][1])
+            for name, stream in self.streams.items()
+        }

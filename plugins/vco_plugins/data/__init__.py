@@ -1,0 +1,1 @@
+"""Data sets: a training set and a held-out set each."""

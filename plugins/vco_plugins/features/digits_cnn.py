@@ -1,0 +1,68 @@
+"""The network that scores generated digits; not digits-vit, so that no feature scores itself."""
+
+from importlib.resources import files
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vco.api import Features, FeatureSource, StreamSpec, UserError
+
+WIDTH, SIDE, GRID = 64, 8, (4, 4)
+
+
+class DigitsCNN(FeatureSource):
+    """A tiny CNN for 8x8 digits that ships with the package, to score them with: 64 features, 4x4 tokens.
+
+    `pooled` is the mean of the 16 tokens (the last GELU activations). benchmarks/train_digits_networks.py
+    trained it on the training split alone to tell the digits and, so that the features spread instead of
+    collapsing to the classes, to redraw the image linearly from `pooled`. Accuracy on the 297 held-out
+    digits: 99.3 %.
+    """
+
+    def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(config, image_shape=image_shape)
+        if image_shape != (1, SIDE, SIDE):
+            raise UserError(
+                f"The feature source digits-cnn reads only images of shape (1, 8, 8), as --data digits has "
+                f"them, not {image_shape}; for other images use inception (to score) or dinov2."
+            )
+        self.config = config
+        self.spec = StreamSpec(shape=(GRID[0] * GRID[1], WIDTH), grid=GRID)
+
+    def load(self) -> None:
+        from safetensors.torch import load
+
+        self.network = Network()
+        self.network.load_state_dict(
+            load(files("vco_plugins.features").joinpath("digits_cnn.safetensors").read_bytes())
+        )
+        self.network.requires_grad_(False).eval()
+
+    def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Features:
+        dtype = self.network.classifier.weight.dtype  # not the images': autocast may have left those in bfloat16
+        tokens = self.network(images.to(dtype)).to(dtype)
+        return Features(tokens=tokens, grid=GRID, pooled=tokens.mean(1))
+
+    def classify(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 10"]:
+        """Class logits of images in [-1, 1]."""
+        return self.network.classifier(self(images).pooled)
+
+
+class Network(nn.Module):
+    """Four 3x3 convolutions, the third with stride 2: images [b, 1, 8, 8] in, tokens [b, 16, 64] out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in ((1, 32, 1), (32, 32, 1), (32, 64, 2), (64, WIDTH, 1)):
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1),
+                nn.GroupNorm(8, outputs),
+                nn.GELU(),
+            ]
+        self.layers = nn.Sequential(*layers)
+        self.classifier = nn.Linear(WIDTH, 10)
+
+    def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b n d"]:
+        """The last activations as tokens, row-major."""
+        return self.layers(images).flatten(2).transpose(1, 2)

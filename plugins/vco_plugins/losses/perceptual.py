@@ -1,0 +1,51 @@
+"""Perceptual alignment of the predicted image with its own clean image."""
+
+from collections.abc import Mapping
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs.validators import and_, ge, le, optional
+from jaxtyping import Float
+from torch import Tensor
+
+from vco.api import Loss, Step, StreamSpec
+
+
+class Perceptual(Loss):
+    """One minus the cosine between patch tokens of predicted and clean image [V-Co's ablation].
+
+    Averaged over the tokens, then over the samples. With a gate, a sample that is close enough to its image
+    counts as zero; the mean still runs over all samples, so that no sample's share depends on the others.
+
+    Source: V-Co (arXiv 2603.16792), perceptual loss.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Config(Loss.Config):
+        """What a user may set."""
+
+        weight: float = attrs.field(default=0.01, validator=ge(0.0))
+        """Factor of this loss in the total, at least 0."""
+        gate: float | None = attrs.field(default=None, validator=optional(and_(ge(-1.0), le(1.0))))
+        """Only samples whose mean cosine is below this count, in [-1, 1]; by default all do."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        width: int,
+        features: StreamSpec | None,
+        tap_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(config, width=width, features=features, tap_grid=tap_grid)
+        self.config = config
+
+    def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        predicted, clean = step.generated.tokens.float(), step.real.tokens.detach().float()
+        with torch.autocast(predicted.device.type, enabled=False):
+            cosine = F.cosine_similarity(predicted, clean, dim=-1).mean(1)
+        loss = 1 - cosine
+        if self.config.gate is not None:
+            loss = loss * (cosine.detach() < self.config.gate)
+        return {"perceptual": loss.mean()}

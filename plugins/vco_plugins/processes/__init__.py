@@ -1,0 +1,1 @@
+"""Joint laws of the streams' times."""

@@ -1,0 +1,24 @@
+"""Euler's method."""
+
+import torch
+
+from vco.api import Solver, Streams, Times, Velocity
+
+
+class Euler(Solver):
+    """Euler's method: first order, one network evaluation a step.
+
+    Streams may have times of their own; a stream whose time stands still in a step is left exactly as it is.
+    """
+
+    def __init__(self, config: Solver.Config) -> None:
+        self.config = config
+
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
+        points = {name: times.tolist() for name, times in path.items()}
+        for k in range(len(next(iter(path.values()))) - 1):
+            slope = velocity(state, {name: t[k] for name, t in points.items()})
+            delta = {name: t[k + 1] - t[k] for name, t in points.items()}
+            # 0 * slope would not do: it turns an infinite slope into nan
+            state = {name: x + delta[name] * slope[name].float() if delta[name] else x for name, x in state.items()}
+        return state

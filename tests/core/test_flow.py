@@ -1,0 +1,89 @@
+"""The linear path between noise and data, and the guidance of its velocities."""
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from vco.flow import corrupt, guided, in_interval, velocity
+
+sizes = st.integers(1, 5)
+
+
+def pair(batch: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(batch * 10 + width)
+    clean, noise = torch.randn(2, batch, 3, width, generator=generator)
+    return clean, noise
+
+
+@settings(deadline=None)  # the first call takes long
+@given(batch=sizes, width=sizes)
+@example(batch=4, width=4)
+def test_every_row_is_corrupted_at_its_own_time(batch: int, width: int) -> None:
+    clean, noise = pair(batch, width)
+    t = torch.linspace(0, 1, batch)
+    noisy = corrupt(clean, noise, t, noise_scale=2.0)
+    for row in range(batch):
+        expected = t[row] * clean[row] + (1 - t[row]) * 2.0 * noise[row]
+        torch.testing.assert_close(noisy[row], expected)
+
+
+@settings(deadline=None)  # the first call takes long
+@given(batch=sizes, width=sizes)
+@example(batch=4, width=4)
+def test_velocity_of_the_true_clean_sample_is_clean_minus_noise(batch: int, width: int) -> None:
+    clean, noise = pair(batch, width)
+    t = torch.linspace(0, 0.9, batch)
+    # dividing by 1 - t >= 0.1 multiplies the rounding of x_t by at most ten
+    torch.testing.assert_close(velocity(clean, corrupt(clean, noise, t), t), clean - noise, rtol=1e-5, atol=1e-5)
+
+
+def test_path_ends_exactly_in_scaled_noise_and_in_data() -> None:
+    clean, noise = pair(2, 3)
+    noisy = corrupt(clean, noise, torch.tensor([0.0, 1.0]), noise_scale=2.0)
+    assert torch.equal(noisy[0], 2.0 * noise[0])
+    assert torch.equal(noisy[1], clean[1])
+
+
+@pytest.mark.parametrize("t", [0.95, 0.99, 1.0])
+def test_velocity_divides_by_no_less_than_a_twentieth(t: float) -> None:
+    clean, noisy = pair(2, 3)
+    torch.testing.assert_close(velocity(clean, noisy, torch.full((2,), t)), (clean - noisy) / 0.05)
+
+
+def test_corrupt_follows_the_dtype_of_the_clean_sample() -> None:
+    clean, noise = pair(2, 3)
+    assert corrupt(clean.bfloat16(), noise.bfloat16(), torch.tensor([0.2, 0.7])).dtype == torch.bfloat16
+
+
+def test_velocity_of_bfloat16_samples_is_computed_in_float32() -> None:
+    clean, noisy = (x.bfloat16() for x in pair(2, 3))
+    t = torch.tensor([0.2, 0.7])
+    assert torch.equal(velocity(clean, noisy, t), velocity(clean.float(), noisy.float(), t))
+
+
+def test_guidance_scale_one_is_the_conditional_velocity_to_the_bit() -> None:
+    conditional, null = pair(2, 3)
+    assert torch.equal(guided(conditional, null, 1.0), conditional)
+
+
+def test_guidance_scale_three_goes_three_times_as_far_from_the_null_velocity() -> None:
+    assert guided(torch.tensor([2.0]), torch.tensor([1.0]), 3.0).item() == 4.0
+
+
+@pytest.mark.parametrize(
+    ("t", "inside"), [(0.1, False), (0.1001, True), (0.7999, True), (0.8, False), (0.0, False), (1.0, False)]
+)
+def test_interval_excludes_its_bounds(t: float, inside: bool) -> None:
+    assert in_interval(t, 0.1, 0.8) is inside
+
+
+@pytest.mark.parametrize("steps", [10, 30, 50, 100, 250])
+def test_grid_points_are_compared_as_the_numbers_they_stand_for(steps: int) -> None:
+    grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+    inside = [k for k, t in enumerate(grid) if in_interval(t, 0.1, 0.9)]
+    assert inside == list(range(steps // 10 + 1, steps * 9 // 10))
+
+
+def test_interval_from_zero_includes_zero() -> None:
+    assert in_interval(0.0, 0.0, 1.0)

@@ -1,0 +1,150 @@
+"""The FID network: torch-fidelity's own answers, read from a file in its format (random weights here)."""
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from vco.api import UserError
+from vco_plugins.features.inception import Inception
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Random weights under torch-fidelity's names, scaled to keep the activations alive in all layers."""
+    empty = io.BytesIO()
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        torch.save({}, empty)
+        empty.seek(0)
+        shapes = FeatureExtractorInceptionV3("shapes", ["2048"], feature_extractor_weights_path=empty).state_dict()
+    generator = torch.Generator().manual_seed(0)
+
+    def value(name: str, shape: torch.Size) -> torch.Tensor:
+        if name.endswith("num_batches_tracked"):
+            return torch.tensor(0)
+        if name.endswith("running_var"):
+            return torch.ones(shape)
+        fan_in = max(1, shape[1:].numel())
+        return torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+
+    return {name: value(name, tensor.shape) for name, tensor in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def file(state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(state, path)
+    return path
+
+
+def source(path: Path | str, channels: int = 3) -> Inception:
+    return Inception(Inception.Config(weights=str(path)), image_shape=(channels, 32, 32))
+
+
+def loaded(path: Path, channels: int = 3) -> Inception:
+    network = source(path, channels)
+    network.load()
+    return network
+
+
+@pytest.fixture(scope="module")
+def network(file: Path) -> Inception:
+    return loaded(file)
+
+
+def some(batch: int, channels: int = 3) -> torch.Tensor:
+    return torch.rand(batch, channels, 32, 32, generator=torch.Generator().manual_seed(batch)) * 2 - 1
+
+
+def test_features_are_torch_fidelitys_for_the_same_bytes(network: Inception, file: Path) -> None:
+    levels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(file))(levels)[0]
+    assert expected.std() > 0.01  # random weights that killed every unit would prove nothing
+    torch.testing.assert_close(network(levels / 127.5 - 1).pooled, expected, rtol=0, atol=0)
+
+
+def test_images_are_rounded_to_the_nearest_byte_and_clamped(network: Inception) -> None:
+    levels = torch.tensor([0.4, 127.6, 254.6, 300.0, -9.0, 3.0]).repeat(512)[:3072].reshape(1, 3, 32, 32)
+    rounded = levels.round().clamp(0, 255)
+    assert torch.equal(network(levels / 127.5 - 1).pooled, network(rounded / 127.5 - 1).pooled)
+
+
+def test_tokens_are_the_pooled_vector_on_a_grid_of_one(network: Inception) -> None:
+    features = network(some(2))
+    assert torch.equal(features.tokens[:, 0], features.pooled)
+    assert features.tokens.shape[1:] == network.spec.shape == (1, 2048)
+    assert features.grid == network.spec.grid == (1, 1)
+
+
+def test_gray_images_are_repeated_to_three_channels(network: Inception) -> None:
+    gray = some(1, channels=1)
+    assert torch.equal(network(gray).pooled, network(gray.repeat(1, 3, 1, 1)).pooled)
+
+
+def test_autocast_does_not_lower_its_precision(network: Inception) -> None:
+    images = some(1)
+    plain = network(images).pooled
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(network(images).pooled, plain)
+
+
+def test_everything_is_frozen_and_no_gradient_is_promised(network: Inception) -> None:
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not any(module.training for module in network.train().modules())
+    assert not network(some(1).requires_grad_()).pooled.requires_grad
+
+
+def test_a_converted_safetensors_file_gives_the_same(
+    network: Inception, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "weights.safetensors")
+    assert torch.equal(loaded(tmp_path / "weights.safetensors")(some(1)).pooled, network(some(1)).pooled)
+
+
+def test_a_missing_file_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*absent\.pth.*get\s+https://.*--evaluator\.weights"):
+        source(tmp_path / "absent.pth").check()
+
+
+def test_without_a_file_torch_fidelitys_download_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=rf"{tmp_path}/checkpoints/weights-inception-.*cached download"):
+        source("").load()
+
+
+def test_torch_fidelitys_download_is_used_where_it_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").symlink_to(file)
+    source("").check()
+
+
+class Attack:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (eval, ("1 / 0",))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps(Attack(), protocol=2)])
+def test_a_foreign_file_is_refused_and_never_executed(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not torch-fidelity's inception state dict"):
+        loaded(path)
+
+
+def test_a_state_dict_that_lacks_tensors_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({name: state[name] for name in list(state)[1:]}, tmp_path / "cut.pth")
+    with pytest.raises(UserError, match="not torch-fidelity's inception state dict"):
+        loaded(tmp_path / "cut.pth")
+
+
+def test_images_of_other_channel_counts_are_refused() -> None:
+    with pytest.raises(UserError, match="1 or 3 channels"):
+        source("", channels=4)
