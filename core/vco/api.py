@@ -5,25 +5,26 @@
 
 Conventions that hold everywhere:
 
-* Time `t` runs from 0 = noise to 1 = data; `x_t = t * x + (1 - t) * noise_scale * eps` (`vco.flow`). Networks predict the
-  clean streams; velocity = (clean - noisy) / max(1 - t, 0.05).
-* Streams: "pixels" is [b, c, h, w] in [-1, 1]; "features" is [b, n, d], tokens in row-major order of their grid; a plugin
-  may add others, such as "class_token" [b, 1, d].
-* Every component has a nested `Config` (attrs, frozen, keyword-only). Each field has a default, a validator where values
-  can be wrong, and a docstring line with its unit and range: that line is the command line's help.
+* Time `t` runs from 0 = noise to 1 = data; `x_t = t * x + (1 - t) * noise_scale * eps` (`vco.flow`). Networks predict
+  the clean streams; velocity = (clean - noisy) / max(1 - t, 0.05).
+* Streams: "pixels" is [b, c, h, w] in [-1, 1]; "features" is [b, n, d], tokens in row-major order of their grid; a
+  plugin may add others, such as "class_token" [b, 1, d].
+* Every component has a nested `Config` (attrs, frozen, keyword-only). Each field has a default, a validator where
+  values can be wrong, and a docstring line with its unit and range: that line is the command line's help. What
+  crosses the network (`Condition`, `Denoised`, ...) is a frozen dataclass, which torch.compile understands.
 * Output follows input in dtype and device. Row i of an output depends only on row i of the inputs, unless the component
   says `couples_batch`. Inputs are not modified.
 * Randomness comes only from the `torch.Generator` handed in. Everything is reproducible from (seed, step, slot).
-* Parameters and buffers of a component are trained, averaged (EMA) and in the checkpoint. A `FeatureSource` is frozen and in
-  none of them.
+* Parameters and buffers of a component are trained, averaged (EMA) and saved. A `FeatureSource` is frozen and is not.
 
 Shapes in annotations: b batch, c channels, h w height and width, n tokens, d token width.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import attrs
 import torch
@@ -38,7 +39,6 @@ FEATURES = "features"
 
 Streams = dict[str, Tensor]
 """Stream name -> tensor [b, ...]."""
-
 Times = dict[str, Tensor]
 """Stream name -> float32 [b] in [0, 1]; 0 is noise, 1 is data."""
 
@@ -55,7 +55,7 @@ class StreamSpec:
     """Standard deviation of the noise at t = 0."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """What a frozen encoder says about a batch of images."""
 
@@ -67,20 +67,20 @@ class Features:
     """One vector an image (for example the class token)."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """What the network is told, and what it must not see, per sample."""
 
     labels: Int[Tensor, " b"]
     """Class index; the number of classes stands for "no label" (null)."""
-    blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]] = attrs.field(factory=dict)
+    blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]] = field(default_factory=dict)
     """(query stream, key stream) -> rows in which that query stream must not attend to that key stream."""
-    supervised: Mapping[str, Bool[Tensor, " b"]] = attrs.field(factory=dict)
+    supervised: Mapping[str, Bool[Tensor, " b"]] = field(default_factory=dict)
     """Stream -> rows whose denoising loss counts (the mean runs over them); a stream not named counts in every row."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""
-        return attrs.evolve(
+        return replace(
             self,
             labels=function(self.labels),
             blocked={edge: function(rows) for edge, rows in self.blocked.items()},
@@ -102,26 +102,26 @@ class Condition:
         )
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tap:
-    """Hidden tokens of the pixel stream after one block; knows where its tokens are, so losses survive token dropping."""
+    """Hidden tokens of the pixel stream after a block; knows where they are, so that losses survive token dropping."""
 
     tokens: Float[Tensor, "b n d"]
     positions: Int[Tensor, " n"]
     """Row-major index of each token in the pixel stream's grid."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Denoised:
     """A backbone's answer."""
 
     clean: Streams
     """Prediction of every clean stream; shapes as in the input."""
-    taps: Mapping[int, Tap] = attrs.field(factory=dict)
+    taps: Mapping[int, Tap] = field(default_factory=dict)
     """Block number k (1 = after the first block) -> its tokens, for the blocks that were asked for."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Adapted:
     """An adapter's answer."""
 
@@ -129,7 +129,7 @@ class Adapted:
     """What is noised and fed to the network."""
     target: Streams
     """What the network's prediction is regressed to; equal to `value`, or detached from it (CoReDi)."""
-    losses: Mapping[str, Float[Tensor, ""]] = attrs.field(factory=dict)
+    losses: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
     """The adapter's own regularisers, already weighted; they are added to the total."""
 
 
@@ -150,8 +150,8 @@ class Component(ABC):
 class Backbone(Component, nn.Module):
     """The network: noisy streams, their times and a condition in; clean streams out.
 
-    Constructed as `Class(config, streams=..., num_classes=...)`. Raises `UserError` if the streams do not fit it (a patch
-    size that does not divide the image, a feature grid unlike the pixel grid).
+    Constructed as `Class(config, streams=..., num_classes=...)`. Raises `UserError` if the streams do not fit it (a
+    patch size that does not divide the image, a feature grid unlike the pixel grid).
     """
 
     streams: ClassVar[tuple[str, ...]] = (PIXELS,)
@@ -165,10 +165,6 @@ class Backbone(Component, nn.Module):
     """Token width of the taps."""
     grid: tuple[int, int]
     """Rows and columns of the pixel stream's tokens."""
-
-    @abstractmethod
-    def __init__(self, config: Any, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
-        super().__init__()
 
     @abstractmethod
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
@@ -192,10 +188,6 @@ class FeatureSource(Component, nn.Module):
     spec: StreamSpec
     """Shape (n, d) and grid of the tokens of `forward`."""
 
-    @abstractmethod
-    def __init__(self, config: Any, *, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-
     def check(self) -> None:
         """Raises `UserError` if the weights are missing, naming what was looked for and how to get it."""
 
@@ -214,7 +206,7 @@ class FeatureSource(Component, nn.Module):
         """
         return self(images)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "FeatureSource":
         """Stays in eval mode: some encoders jitter positions or drop tokens in training mode."""
         return super().train(False)
 
@@ -231,10 +223,6 @@ class Adapter(Component, nn.Module):
     """Whether `fit` must run before training."""
 
     @abstractmethod
-    def __init__(self, config: Any, *, features: StreamSpec) -> None:
-        super().__init__()
-
-    @abstractmethod
     def specs(self) -> dict[str, StreamSpec]:
         """The streams `forward` yields (usually just "features")."""
 
@@ -246,7 +234,7 @@ class Adapter(Component, nn.Module):
 
     @abstractmethod
     def forward(self, features: Features) -> Adapted:
-        """The streams of one batch. `value` may carry gradients; `target` must not where a method says stop-gradient."""
+        """The streams of one batch; `value` may carry gradients, `target` not where a method stops them."""
 
 
 @attrs.define(kw_only=True, slots=False)
@@ -295,7 +283,7 @@ class Step:
 class Loss(Component, nn.Module):
     """An alignment loss, added to the denoising loss with `config.weight`. Computed in float32.
 
-    Constructed as `Class(config, width=of the taps, features=spec of the source or None, tap_grid=of the pixel tokens)`.
+    Constructed as `Class(config, width=of the taps, tap_grid=of the taps, features=spec of the source or None)`.
     """
 
     @attrs.frozen(kw_only=True)
@@ -312,12 +300,6 @@ class Loss(Component, nn.Module):
     couples_batch: ClassVar[bool] = False
     """Whether a sample's loss depends on other samples. Groups are global: they are never split over processes."""
 
-    @abstractmethod
-    def __init__(
-        self, config: Any, *, width: int, features: StreamSpec | None, tap_grid: tuple[int, int] | None = None
-    ) -> None:
-        super().__init__()
-
     @property
     def taps(self) -> tuple[int, ...]:
         """Block numbers (1 = first) whose tokens it reads from `step.denoised.taps`."""
@@ -331,15 +313,11 @@ class Loss(Component, nn.Module):
 class Guidance(Component, nn.Module):
     """What is hidden from the network in training, and how branches are combined in sampling.
 
-    Constructed as `Class(config, streams=names, num_classes=...)`. Raises `UserError` if it needs a stream the run lacks.
+    Constructed as `Class(config, streams=names, num_classes=...)`; raises `UserError` if a stream it needs is missing.
     """
 
     needs_blocking: ClassVar[bool] = False
     """Whether it blocks attention edges, so that the backbone must support it."""
-
-    @abstractmethod
-    def __init__(self, config: Any, *, streams: tuple[str, ...], num_classes: int) -> None:
-        super().__init__()
 
     @abstractmethod
     def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
@@ -361,10 +339,6 @@ class Process(Component, nn.Module):
     """
 
     @abstractmethod
-    def __init__(self, config: Any, *, streams: tuple[str, ...]) -> None:
-        super().__init__()
-
-    @abstractmethod
     def sample(self, batch: int, generator: torch.Generator) -> Times:
         """Training times, float32 [batch] in [0, 1] per stream, on the generator's device."""
 
@@ -383,9 +357,6 @@ Velocity = Callable[[Streams, Mapping[str, float]], Streams]
 
 class Solver(Component):
     """Integrates dx = v dt for all streams along a path. Constructed as `Class(config)`."""
-
-    @abstractmethod
-    def __init__(self, config: Any) -> None: ...
 
     @abstractmethod
     def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
@@ -419,9 +390,6 @@ class Data(Component):
     num_classes: int
     image_shape: tuple[int, int, int]
     """(c, h, w) of every image."""
-
-    @abstractmethod
-    def __init__(self, config: Any) -> None: ...
 
     def check(self) -> None:
         """Raises `UserError` if files it needs are missing, naming the option that says where they are."""

@@ -1,7 +1,7 @@
 """Checkpoints: one folder per step, safetensors and JSON only, whole or not there, every byte checked on loading.
 
-Write aside -> fsync -> manifest with the size and sha256 of every file -> rename -> fsync -> prune afterwards. So a kill at
-any moment leaves the newest whole checkpoint usable, and damage is found instead of loaded (docs/concepts.md,
+Write aside -> fsync -> manifest with the size and sha256 of every file -> rename -> fsync -> prune afterwards. So a
+kill at any moment leaves the newest whole checkpoint usable, and damage is found instead of loaded (docs/concepts.md,
 "Checkpoints").
 """
 

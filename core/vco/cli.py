@@ -1,4 +1,4 @@
-"""The two commands: `vco-run` trains (resuming by default), samples, evaluates and reports; `vco` holds the other verbs."""
+"""The two commands: `vco-run` trains, samples, evaluates and reports; `vco` holds the other verbs."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ def main_vco(argv: Sequence[str] | None = None) -> int:
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
-    """The command `vco-run`. Exit status: 0 done, 1 training failed, 2 the user's mistake, 128 + n stopped by signal n."""
+    """The command `vco-run`; exits with 0 done, 1 training failed, 2 the user's mistake, 128 + n on signal n."""
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:

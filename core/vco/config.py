@@ -1,6 +1,6 @@
 """Strict conversion between plain data (files, command line) and typed attrs classes.
 
-Nothing is guessed and nothing is lost: 1.9 is no int, "false" is false, an unknown key is an error with a suggestion, and
+Nothing is guessed and nothing is lost: 1.9 is no int, "false" is false, an unknown key is an error with a suggestion;
 all mistakes are reported at once, each with its path and its source.
 """
 
@@ -12,10 +12,11 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import PurePath
-from typing import Any, Final, Literal, NoReturn, cast
+from typing import Any, Final, Literal, NoReturn, TypeGuard
 
 import attrs
 import yaml
@@ -34,6 +35,16 @@ class Given:
 
     value: Any
     source: str
+
+
+def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether plain data is a mapping."""
+    return isinstance(value, Mapping)
+
+
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether plain data is a list."""
+    return isinstance(value, list | tuple)
 
 
 def parse(kind: Any, value: Any) -> Any:
@@ -61,8 +72,8 @@ def parse(kind: Any, value: Any) -> Any:
             return None
         return parse(next(arg for arg in args if arg is not types.NoneType), value)
     if origin is tuple and args:
-        items: Any = [item for item in value.split(",") if item] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or (args[-1] is not ... and len(items) != len(args)):
+        items = [item for item in value.split(",") if item] if isinstance(value, str) else value
+        if not is_list(items) or (args[-1] is not ... and len(items) != len(args)):
             _refuse(kind, value)
         inner = [args[0]] * len(items) if args[-1] is ... else args
         return tuple(parse(arg, item) for arg, item in zip(inner, items, strict=True))
@@ -71,7 +82,7 @@ def parse(kind: Any, value: Any) -> Any:
             pairs = [part.partition("=") for part in value.split(",") if part]
             named = {name.strip(): item for name, equals, item in pairs if equals}
             value = named if len(named) == len(pairs) else _refuse(kind, value)
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             _refuse(kind, value)
         return {parse(str, key): parse(args[1], item) for key, item in value.items()}
     raise TypeError(f"options of type {kind} are not supported")
@@ -109,20 +120,20 @@ def form(kind: Any) -> str:
 
 def as_text(value: Any) -> str:
     """A value as it is written on the command line."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return ",".join(f"{key}={as_text(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
+    if is_list(value):
         return ",".join(as_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def to_plain(value: Any) -> Any:
     """Dicts, lists and scalars that every YAML reader understands and `build` turns back into an equal object."""
-    if attrs.has(type(value)):
-        return {field.name: to_plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
-    if isinstance(value, Mapping):
+    if attrs.has(value.__class__):
+        return {field.name: to_plain(getattr(value, field.name)) for field in attrs.fields(value.__class__)}
+    if is_mapping(value):
         return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if is_list(value):
         return [to_plain(item) for item in value]
     assert value is None or isinstance(value, bool | int | float | str), f"not plain data: {value!r}"
     return value
@@ -137,8 +148,8 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue
         body = tree.body if isinstance(tree, ast.ClassDef) else []
-        for pair in zip(body, body[1:], strict=False):
-            match pair:
+        for field, text in pairwise(body):
+            match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(line))):
                     docs[name] = " ".join(line.split())
                 case _:
@@ -175,17 +186,13 @@ def build(
             wrong += [name] if name in fields else []
             errors.append(f"{prefix}{name}: {error} (from {item.source})")
     try:
-        with (
-            attrs.validators.disabled()
-        ):  # __init__ would stop at the first; a global switch, so main thread only
+        with attrs.validators.disabled():  # __init__ would stop at the first; a global switch, so main thread only
             built = cls(**values)
     except Exception as error:
         errors += [] if errors[before:] else [f"{path or cls.__name__}: {one_line(error)}"]
         return None
     for name in wrong:
-        object.__delattr__(
-            built, name
-        )  # so that checks across fields trip over it instead of judging the default
+        object.__delattr__(built, name)  # so that checks across fields trip over it instead of judging the default
     for name, field in fields.items():
         if field.validator is None or name in wrong:
             continue
@@ -205,7 +212,7 @@ def _unique(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
     found: dict[Hashable, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} is given twice")
+            raise UserError(f"the key {key!r} is given twice")
         found[key] = value
     return found
 
@@ -213,12 +220,12 @@ def _unique(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
 class _PlainLoader(yaml.SafeLoader):
     """YAML without aliases (a few lines of them unfold into gigabytes) and without repeated keys."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self: Any, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
+            raise UserError("aliases (*name) are not allowed")
+        return yaml.SafeLoader.compose_node(self, parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
         return _unique(
             (self.construct_object(key, True), self.construct_object(item, True)) for key, item in node.value
         )
@@ -232,12 +239,12 @@ def read_plain(file: Traversable) -> dict[str, Any]:
     """
     try:
         if not file.is_file():  # a pipe or a device would be read for ever
-            raise ValueError("there is no such file")
+            raise UserError("there is no such file")
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
-        text, suffix = content.decode("utf-8-sig"), PurePath(file.name).suffix.lower()
+            raise UserError(f"it has more than {_MAX_BYTES} bytes")
+        text, suffix, plain = content.decode("utf-8-sig"), PurePath(file.name).suffix.lower(), None
         if suffix in (".yaml", ".yml"):
             plain = yaml.load(text, _PlainLoader)  # a SafeLoader: no tag makes it import or call anything
         elif suffix == ".toml":
@@ -245,12 +252,12 @@ def read_plain(file: Traversable) -> dict[str, Any]:
         elif suffix == ".json":
             plain = json.loads(text, object_pairs_hook=_unique)
         else:
-            raise ValueError("its name must end in .yaml, .yml, .toml or .json")
-        if not isinstance(plain or {}, dict) or not all(isinstance(key, str) for key in plain or {}):
-            raise ValueError("it must be a mapping from names to values")
+            raise UserError("its name must end in .yaml, .yml, .toml or .json")
+        plain = {} if plain is None else plain
+        if not is_mapping(plain) or not all(isinstance(key, str) for key in plain):
+            raise UserError("it must be a mapping from names to values")
+        return dict(plain)
     except Exception as error:  # PyYAML lets KeyError, AttributeError, RecursionError and more through
-        reason = str(error) if type(error) is ValueError else one_line(error)
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-            reason = f"{error.problem} (line {error.problem_mark.line + 1})"
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        reason = f"{error.args[2]} in line {mark.line + 1}" if mark else one_line(error)
         raise UserError(f"cannot read the configuration {file}: {reason}") from error
-    return cast(dict[str, Any], plain or {})

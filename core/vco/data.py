@@ -1,4 +1,4 @@
-"""Which images make up which step, and reading them: a pure function of (seed, step), so that a resume needs no state."""
+"""Which images make up which step: a pure function of (seed, step), so that a resume needs no state."""
 
 import signal
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class Order:
 
     Plain shuffling runs through one permutation of the set per epoch. With `samples_per_class` = m, a batch holds
     batch_size / m whole class groups: classes take turns in a random order, and each class runs through permutations of
-    its own images. Groups are global: no process or accumulation step sees a part of one (V-Co's reference groups per GPU,
-    so that there the GPU count changes the method; mechanisms of section 11.4).
+    its own images. Groups are global: no process or accumulation step sees a part of one (V-Co's reference groups per
+    GPU, so that there the GPU count changes the method; mechanisms of section 11.4).
     """
 
     def __init__(self, labels: Tensor, *, seed: int, batch_size: int, samples_per_class: int = 0) -> None:
@@ -105,9 +105,9 @@ def read(
     return iter(loader)
 
 
-def in_order(count: int, batch_size: int) -> list[list[tuple[int, int]]]:
-    """Batches of (index, epoch 0) that run once through `count` images."""
-    return [[(i, 0) for i in range(start, min(start + batch_size, count))] for start in range(0, count, batch_size)]
+def chunks(indices: list[int], size: int) -> list[list[tuple[int, int]]]:
+    """Batches of (index, epoch 0) that run once through `indices`."""
+    return [[(i, 0) for i in indices[start : start + size]] for start in range(0, len(indices), size)]
 
 
 def to_float(images: Tensor) -> Tensor:

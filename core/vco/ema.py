@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class EMA:
     """Several exponential moving averages of a module's parameters and buffers, one per decay rate.
 
-    theta_ema <- decay * theta_ema + (1 - decay) * theta after each step, from theta_ema = theta at the start (EDM, appendix;
-    JiT keeps two). Buffers that are not floating point are copied. `torch.optim.swa_utils.AveragedModel` does the same but
-    reads a counter back from the device at every step, which makes the host wait.
+    theta_ema <- decay * theta_ema + (1 - decay) * theta after each step, from theta_ema = theta at the start (EDM,
+    appendix; JiT keeps two). Buffers that are not floating point are copied. `torch.optim.swa_utils.AveragedModel`
+    does the same but reads a counter back from the device at every step, which makes the host wait.
     """
 
     def __init__(self, module: nn.Module, decays: Sequence[float]) -> None:

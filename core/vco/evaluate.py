@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from vco.api import FeatureSource, ImageSet
 from vco.config import to_plain
-from vco.data import read, to_float
+from vco.data import chunks, read, to_float
 from vco.files import write_atomic
 from vco.objective import Objective
 from vco.randomness import generator
@@ -108,8 +108,7 @@ class Evaluation:
     def _real(self, images: ImageSet, count: int) -> Moments:
         chosen = torch.randperm(len(images), generator=generator(0, "evaluation"))[:count]
         mine: list[int] = chosen[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
-        size = self.run.config.sample.batch_size
-        batches = [[(i, 0) for i in mine[start : start + size]] for start in range(0, len(mine), size)]
+        batches = chunks(mine, self.run.config.sample.batch_size)
         reader = read(images, batches, workers=self.run.config.train.workers, timeout=self.run.config.train.timeout)
         return self._moments(reader, len(mine), "real images")
 

@@ -1,7 +1,8 @@
 """The hook specifications: how a plugin tells vco what it offers.
 
-A plugin is a light module (it must not import torch) named by one entry point of the group `vco`. It implements the hooks
-it needs; each returns a dict from the public kebab-case name to "module:Class". Classes are imported when chosen.
+A plugin is a light module (it must not import torch) named by one entry point of the group `vco`. It implements the
+hooks it needs; each returns a dict from the public kebab-case name to "module:Class". Classes are imported when
+chosen.
 
     from vco import hookimpl
 

@@ -2,9 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Self
+from dataclasses import dataclass, replace
 
-import attrs
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from vco.data import to_float
 from vco.randomness import generator
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Draw:
     """The random part of a step, drawn for the whole global batch so that it does not depend on the process count."""
 
@@ -38,9 +37,9 @@ class Draw:
     """Factor of each sample's denoising loss per stream, [b]. Its mean over the *global* batch makes a mean over the
     supervised samples, so that equal shares of a batch may simply be averaged over processes."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
         """The same with `function` applied to every tensor (slicing rows, moving to a device)."""
-        return attrs.evolve(
+        return replace(
             self,
             times={stream: function(t) for stream, t in self.times.items()},
             condition=self.condition.map(function),

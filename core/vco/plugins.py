@@ -8,7 +8,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -16,12 +17,12 @@ import pluggy
 
 from vco import hooks
 from vco.errors import UserError
-from vco.registry import NOUNS, PRESETS, Catalog, Entry, Plugin, did_you_mean, one_line
+from vco.registry import PRESETS, Catalog, Entry, Plugin, did_you_mean, one_line
 
 _KINDS = (*hooks.CONTRACTS, PRESETS)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_FILE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:(?!.*\.\.)\w[\w./-]*\.ya?ml")
+_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FILE = re.compile(r"[A-Za-z_][\w.]*:(?!.*\.\.)\w[\w./-]*\.ya?ml")  # stays inside its package
 
 
 def load_catalog(extra_modules: Sequence[str] = ()) -> Catalog:
@@ -34,82 +35,62 @@ def load_catalog(extra_modules: Sequence[str] = ()) -> Catalog:
 
 
 def with_modules(catalog: Catalog, modules: Iterable[str]) -> Catalog:
-    """The catalog and modules that need not be installed, also found in the current folder; known ones are skipped."""
+    """The catalog and modules that need not be installed, found in the current folder too; known ones are skipped."""
     for module in modules:
-        if any(plugin.module == module and not plugin.broken for plugin in catalog.plugins):
-            continue
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        catalog = _add(
-            catalog, f"--plugin {module}", module, lambda name=module: importlib.import_module(name)
-        )
+        if module not in [plugin.module for plugin in catalog.plugins]:
+            catalog = _add(catalog, f"--plugin {module}", module, lambda name=module: importlib.import_module(name))
     return catalog
 
 
-def require(catalog: Catalog, modules: Iterable[str]) -> None:
-    """Raises `UserError` if one of the modules, which the user asked for by name, is broken."""
-    for plugin in catalog.plugins:
-        if plugin.broken and plugin.module in modules:
-            raise UserError(f"{plugin.label} is broken: {plugin.broken}")
-
-
 def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleType]) -> Catalog:
+    entries = {kind: dict(names) for kind, names in catalog.entries.items()}
+    broken = ""
     try:
-        offers = [
-            Entry(kind=kind, name=name, target=target, plugin=label)
-            for kind, offered in _offers(load()).items()
-            for name, target in offered.items()
-        ]
+        for kind, offered in _offers(load()).items():
+            names = entries.setdefault(kind, {})
+            for name, target in offered.items():
+                entry = Entry(kind=kind, name=name, target=target, plugin=label)
+                names[name] = (*names.get(name, ()), entry)
     except KeyboardInterrupt:
         raise
-    except UserError as error:
-        return _with(catalog, Plugin(label=label, module=module, broken=str(error)), [])
     except BaseException as error:  # sys.exit at import must not end vco
-        return _with(catalog, Plugin(label=label, module=module, broken=one_line(error)), [])
-    return _with(catalog, Plugin(label=label, module=module), offers)
+        broken = one_line(error)
+    return Catalog(entries=entries, plugins=(*catalog.plugins, Plugin(label=label, module=module, broken=broken)))
 
 
-def _with(catalog: Catalog, plugin: Plugin, offers: Iterable[Entry]) -> Catalog:
-    entries = {kind: dict(names) for kind, names in catalog.entries.items()}
-    for entry in offers:
-        names = entries.setdefault(entry.kind, {})
-        names[entry.name] = (*names.get(entry.name, ()), entry)
-    return Catalog(entries=entries, plugins=(*catalog.plugins, plugin))
-
-
-def _offers(module: ModuleType) -> dict[str, dict[str, str]]:
-    """What the hooks of one plugin return, checked: kind -> name -> target."""
+def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
+    """What the hooks of one plugin return: kind -> name -> target. Raises whatever is wrong with it."""
     manager = pluggy.PluginManager(hooks.PROJECT)  # one for each plugin, so that none sees another
     manager.add_hookspecs(hooks)
     manager.register(module)  # raises on wrong signatures
-    offers: dict[str, dict[str, str]] = {}
+    offers: dict[str, Mapping[str, str]] = {}
     for caller in manager.get_hookcallers(module) or ():
         if not caller.has_spec():
             known = [f"{hooks.PROJECT}_{kind}" for kind in _KINDS]
             raise UserError(f"there is no hook named {caller.name!r}{did_you_mean(caller.name, known)}")
+        kind = caller.name.removeprefix(f"{hooks.PROJECT}_")
         for implementation in caller.get_hookimpls():
             offered = implementation.function()
-            kind = caller.name.removeprefix(f"{hooks.PROJECT}_")
-            if reason := _illegal(kind, offered):
-                raise UserError(f"{caller.name} returned {reason}")
-            offers[kind] = dict(offered)
+            if not isinstance(offered, dict):
+                raise UserError(f"{caller.name} returned {type(offered).__name__} instead of a dict")
+            offers[kind] = typing.cast(dict[str, str], offered)
+            for name, target in offers[kind].items():
+                _check_names(caller.name, kind, name, target)
     if not offers:
-        raise UserError("it implements no hook of vco (are the functions marked with @hookimpl?)")
+        raise UserError("it implements no hook of vco (are its functions marked with @hookimpl?)")
     return offers
 
 
-def _illegal(kind: str, offered: object) -> str:
-    if not isinstance(offered, dict):
-        return f"{type(offered).__name__} instead of a dict"
-    form, shape = (_FILE, '"package:path.yaml"') if kind == PRESETS else (_CLASS, '"module:Class"')
-    for name, target in offered.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            return f"the name {name!r}, which is not kebab-case (such as 'my-name')"
-        if kind == "losses" and name == "none":
-            return "the name 'none', which stands for no loss at all"
-        if not isinstance(target, str) or not form.fullmatch(target):
-            return f"{target!r} for {name!r}, which is not {shape}"
-    return ""
+def _check_names(hook: str, kind: str, name: object, target: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(f"{hook} returned the name {name!r}, which is not kebab-case, as in 'my-name'")
+    if kind == "losses" and name == "none":
+        raise UserError(f"{hook} returned the name 'none', which stands for no loss at all")
+    form, shape = (_FILE, "package:path.yaml") if kind == PRESETS else (_CLASS, "module:Class")
+    if not isinstance(target, str) or not form.fullmatch(target):
+        raise UserError(f"{hook} returned {target!r} for {name!r}, which is not of the form {shape!r}")
 
 
 def describe(catalog: Catalog) -> str:
@@ -118,10 +99,10 @@ def describe(catalog: Catalog) -> str:
     for kind in _KINDS:
         lines.append(f"{kind}:")
         for name in catalog.names(kind):
-            offered = catalog.entries[kind][name]
-            summary = offered[0].target if kind == PRESETS else offered[0].summary()
-            if len(offered) > 1:
-                summary = "CONFLICT: offered by " + " and ".join(entry.plugin for entry in offered)
+            first, *others = catalog.entries[kind][name]
+            summary = first.target if kind == PRESETS else first.summary()
+            if others:
+                summary = "CONFLICT: offered by " + " and ".join(entry.plugin for entry in (first, *others))
             lines.append(f"  {name:<20} {summary}".rstrip())
     lines.append("plugins:")
     lines += [f"  {plugin.label}" for plugin in catalog.plugins if not plugin.broken]

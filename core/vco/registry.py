@@ -5,7 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.abc import InspectLoader
 from typing import Any, Final
 
@@ -15,17 +15,7 @@ from vco.errors import UserError
 from vco.hooks import CONTRACTS
 
 PRESETS: Final = "presets"
-NOUNS: Final = {
-    "backbones": "backbone",
-    "features": "feature source",
-    "adapters": "adapter",
-    "losses": "loss",
-    "guidance": "guidance",
-    "processes": "process",
-    "solvers": "solver",
-    "data": "data set",
-    PRESETS: "preset",
-}
+_NOUNS: Final = {"features": "feature source", "losses": "loss", "processes": "process", "data": "data set"}
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -35,9 +25,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Somebody else's exception as part of a sentence: its type and the first line of its message."""
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
+    """An exception as part of a sentence; of a foreign one its type and the first line of its message."""
+    if isinstance(error, UserError):
+        return str(error)
+    return ": ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:1])])
 
 
 @attrs.frozen(kw_only=True)
@@ -60,20 +51,20 @@ class Entry:
         module, _, name = self.target.partition(":")
         try:
             component = getattr(importlib.import_module(module), name)
-            reason = _violation(component, getattr(api, CONTRACTS[self.kind]))
+            _check(component, getattr(api, CONTRACTS[self.kind]))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may do anything at import, sys.exit included
-            raise UserError(f"{self} cannot be loaded: {one_line(error)}") from error
-        if reason:
-            raise UserError(f"{self} breaks the contract: {reason}")
+            noun = _NOUNS.get(self.kind, self.kind.removesuffix("s"))
+            where = f"{noun} {self.name!r} of {self.plugin} ({self.target})"
+            raise UserError(f"{where} cannot be used: {one_line(error)}") from error
         return component
 
     def summary(self) -> str:
         """First line of the class docstring, read from the source without importing the module."""
         module, _, name = self.target.partition(":")
         try:
-            spec = importlib.util.find_spec(module)  # imports the parent packages, not the module
+            spec = importlib.util.find_spec(module)  # imports the parent packages only
             if spec is None:
                 return f"(there is no module {module})"
             source = spec.loader.get_source(module) if isinstance(spec.loader, InspectLoader) else None
@@ -86,37 +77,32 @@ class Entry:
             return f"(cannot be read: {one_line(error)})"
         return ""
 
-    def __str__(self) -> str:
-        return f"{NOUNS[self.kind]} {self.name!r} of {self.plugin} ({self.target})"
 
-
-def _violation(component: Any, contract: type[Any]) -> str:
-    """Why a class does not fulfil its contract, or nothing."""
-    if not (isinstance(component, type) and issubclass(component, contract)):
-        return f"it must be a subclass of vco.api.{contract.__name__}"
+def _check(component: Any, contract: Any) -> None:
+    if not isinstance(component, type) or not issubclass(component, contract):
+        raise UserError(f"it is not a subclass of vco.api.{contract.__name__}")
     if missing := getattr(component, "__abstractmethods__", None):
-        return f"it does not implement {', '.join(sorted(missing))}"
+        raise UserError(f"it does not implement {', '.join(sorted(missing))}")
     config: Any = getattr(component, "Config", None)
-    if not (isinstance(config, type) and issubclass(config, contract.Config)):
-        return f"its Config must be a subclass of {contract.__name__}.Config"
-    if "__attrs_attrs__" not in vars(config):  # inherited otherwise, and its own fields would be lost
-        return "its Config must be decorated with @attrs.frozen(kw_only=True)"
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(config)
+    if not isinstance(config, type) or not issubclass(config, contract.Config):
+        raise UserError(f"its Config is not a subclass of {contract.__name__}.Config")
+    fields: Any = attrs.fields(config)
     for field in fields:
-        if field.init and field.default is attrs.NOTHING:
-            return f"Config.{field.name} has no default"
+        if field.default is attrs.NOTHING or field.name == "name":
+            raise UserError(
+                f"Config.{field.name} " + ("is a reserved name" if field.name == "name" else "has no default")
+            )
         if type(field.default).__hash__ is None:
-            return f"Config.{field.name} has a mutable default: use a tuple or attrs.field(factory=...)"
-        if not field.kw_only:
-            return f"Config.{field.name} is not keyword-only: use @attrs.frozen(kw_only=True)"
-    typing.get_type_hints(config)  # raises on annotations that name nothing
+            raise UserError(f"Config.{field.name} has a mutable default; use a tuple, or attrs.field(factory=...)")
+    typing.get_type_hints(config)  # raises if an annotation names nothing
     try:
-        config().any = None
-    except attrs.exceptions.FrozenInstanceError:
-        return ""
-    except AttributeError:  # slotted, but not frozen
-        pass
-    return "its Config must be frozen: use @attrs.frozen(kw_only=True)"
+        config().name = ""
+        frozen = False
+    except AttributeError as error:
+        frozen = isinstance(error, attrs.exceptions.FrozenInstanceError)
+    # without a decorator of its own, the class has the fields of its base, and loses those in its body
+    if not frozen or "__attrs_attrs__" not in vars(config):
+        raise UserError("its Config is not decorated with @attrs.frozen(kw_only=True)")
 
 
 @attrs.frozen(kw_only=True)
@@ -130,9 +116,9 @@ class Plugin:
 
 @attrs.frozen(kw_only=True)
 class Catalog:
-    """Everything on offer: kind -> name -> the entries of that name (more than one is a conflict)."""
+    """Everything on offer: kind -> name -> the entries of that name; more than one is a conflict."""
 
-    entries: Mapping[str, Mapping[str, tuple[Entry, ...]]] = attrs.field(factory=dict)
+    entries: Mapping[str, Mapping[str, Sequence[Entry]]] = attrs.field(factory=dict[str, Any])
     plugins: tuple[Plugin, ...] = ()
 
     def names(self, kind: str) -> list[str]:
@@ -145,16 +131,15 @@ class Catalog:
         Raises:
             UserError: if nobody offers the name (with suggestions and broken plugins), or several plugins do.
         """
-        offered = self.entries.get(kind, {}).get(name, ())
-        if not offered:
-            names = self.names(kind)
-            message = f"no {NOUNS[kind]} named {name!r}{did_you_mean(name, names) or ';'}"
-            message += f" available: {', '.join(names) or 'none'}"
+        noun, names = _NOUNS.get(kind, kind.removesuffix("s")), self.names(kind)
+        if name not in names:
+            message = (
+                f"no {noun} named {name!r}{did_you_mean(name, names) or ';'} available: {', '.join(names) or 'none'}"
+            )
             broken = ", ".join(plugin.label for plugin in self.plugins if plugin.broken)
             raise UserError(message + (f"; broken plugins (see `vco plugins`): {broken}" if broken else ""))
-        if len(offered) > 1:
-            plugins = " and ".join(entry.plugin for entry in offered)
-            raise UserError(
-                f"the {NOUNS[kind]} {name!r} is offered by {plugins}: uninstall all but one of them"
-            )
-        return offered[0]
+        first, *others = self.entries[kind][name]
+        if others:
+            plugins = " and ".join(entry.plugin for entry in (first, *others))
+            raise UserError(f"{noun} {name!r} is offered by {plugins}; uninstall all but one of them")
+        return first

@@ -1,7 +1,7 @@
 """From the command line to a `RunConfig`: class defaults < preset < configuration file < command line.
 
-A layer is flat: "backbone" is a chosen name and "backbone.depth" an option of it; "loss" is the tuple of chosen names and
-"loss.hybrid.weight" an option of one. A layer that names another plugin drops what lower ones set for the former.
+A layer is flat: "backbone" is a chosen name and "backbone.depth" an option of it, "loss" is the tuple of chosen names
+and "loss.hybrid.weight" an option of one. A layer that names another plugin drops what lower ones set for the former.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from vco.config import Given, as_text, build, field_docs, form, read_plain, to_plain
+from vco.config import Given, as_text, build, field_docs, form, is_list, is_mapping, read_plain, to_plain
 from vco.errors import UserError
 from vco.plugins import with_modules
 from vco.registry import PRESETS, Catalog, did_you_mean, one_line
@@ -49,11 +49,13 @@ class Invocation:
     """What the command line asks for."""
 
     config: RunConfig
+    catalog: Catalog
+    """All plugins, those named with --plugin among them."""
     preset: str
     """Name of the preset, empty if a configuration file was used without one."""
     dry_run: bool
     refresh: bool
-    sources: Mapping[str, str]
+    origin: Mapping[str, str]
     """Section ("backbone") or option ("backbone.depth") -> where it was set; all others have their defaults."""
 
 
@@ -66,18 +68,21 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     errors: list[str] = []
     line, flags = _from_argv(argv, errors)
     catalog = with_modules(catalog, flags["plugin"])
-    missing = [plugin for plugin in catalog.plugins if plugin.broken and plugin.module in flags["plugin"]]
-    errors += [f"{plugin.label} is broken: {plugin.broken}" for plugin in missing]
+    broken = [plugin for plugin in catalog.plugins if plugin.broken and plugin.module in flags["plugin"]]
+    errors += [f"{plugin.label} is broken: {plugin.broken}" for plugin in broken]
     preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
-    given: _Layer = {}
+    layers: list[_Layer] = []
     try:
         if preset:
-            _stack(given, _from_plain(_read_preset(catalog, preset), f"preset {preset}", errors))
-        for path in flags["config"][-1:]:
-            _stack(given, _from_plain(read_plain(Path(path)), path, errors))
-    except UserError as error:
-        raise UserError("\n".join([*errors, str(error)])) from error
-    _stack(given, line)
+            package, _, path = catalog.get(PRESETS, preset).target.partition(":")
+            layers.append(_from_plain(read_plain(files(package) / path), f"preset {preset}", errors))
+        layers += [_from_plain(read_plain(Path(path)), path, errors) for path in flags["config"][-1:]]
+    except Exception as error:  # also whatever the package of a preset raises at import
+        where = "" if isinstance(error, UserError) else f"preset {preset}: "
+        raise UserError("\n".join([*errors, where + one_line(error)])) from error
+    given: _Layer = {}
+    for layer in (*layers, line):
+        _stack(given, layer)
 
     losses = given.get("loss", Given((), ""))
     wanted = {path: given.get(path) for path in CHOICES if path != "loss"}
@@ -95,7 +100,10 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
         print(_help(given, configs, catalog), end="")
         raise SystemExit(0)
 
-    built = {path: build(cls, _under(given, path), path, errors) for path, cls in configs.items()}
+    built: dict[str, Any] = {}
+    for path, cls in configs.items():
+        options = {key[len(path) + 1 :]: item for key, item in given.items() if key.rpartition(".")[0] == path}
+        built[path] = build(cls, options, path, errors)
     chosen = {
         path: Choice(name=name.value, component=component, config=built[path])
         for path, name in wanted.items()
@@ -111,26 +119,22 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
         run = attrs.evolve(run, output_dir="runs/" + "-".join(part for part in parts if part))
     return Invocation(
         config=run,
+        catalog=catalog,
         preset=preset,
         dry_run=bool(flags["dry_run"]),
         refresh=bool(flags["refresh"]),
-        sources={key: item.source for key, item in given.items()},
+        origin={key: item.source for key, item in given.items()},
     )
 
 
-def run_to_plain(run: RunConfig) -> dict[str, Any]:
+def to_plain_run(run: RunConfig) -> dict[str, Any]:
     """The whole run as plain data, in the shape of config.yaml, which `--config` reads back to an equal run."""
 
     def plain(value: Any) -> Any:
-        return (
-            {"name": value.name, **to_plain(value.config)} if isinstance(value, Choice) else to_plain(value)
-        )
+        return {"name": value.name, **to_plain(value.config)} if isinstance(value, Choice) else to_plain(value)
 
-    sections = {
-        field.name: plain(getattr(run, field.name))
-        for field in attrs.fields(RunConfig)
-        if field.name != "loss"
-    }
+    names = [field.name for field in attrs.fields(RunConfig) if field.name != "loss"]
+    sections = {name: plain(getattr(run, name)) for name in names}
     return sections | {"loss": [plain(choice) for choice in run.loss.values()]}
 
 
@@ -144,11 +148,14 @@ def _from_argv(argv: Sequence[str], errors: list[str]) -> tuple[_Layer, dict[str
         if not option.startswith("--") or not section:
             errors.append(f"unexpected argument {option!r}: options are written --option value")
             continue
-        if not equals and (path or FLAGS.get(section, ("VALUE",))[0]):
-            if not rest or rest[0].startswith("--"):
-                errors.append(f"{option} needs a value")
+        if path or FLAGS.get(section, ("VALUE",))[0]:
+            if not equals and (not rest or rest[0].startswith("--")):
+                top = [*FLAGS, *CHOICES, *PARTS, *SCALARS]
+                errors.append(f"{option} needs a value{'' if section in top else did_you_mean(section, top)}")
                 continue
-            value = rest.pop(0)
+            value = value if equals else rest.pop(0)
+        elif equals:
+            errors.append(f"{option} takes no value")
         if section in flags and not path:
             flags[section].append(value)
         elif section == "loss" and not path:
@@ -166,10 +173,11 @@ def _from_plain(plain: Mapping[str, Any], source: str, errors: list[str]) -> _La
         if key == "loss":
             _put_losses(layer, value, source, errors)
         elif key in PARTS or (key in CHOICES and not isinstance(value, str)):
-            if not isinstance(value, Mapping | None):
+            section: Any = {} if value is None else value
+            if not is_mapping(section):
                 errors.append(f"{key}: expected a mapping of options, got {value!r:.60} (from {source})")
                 continue
-            for name, item in (value or {}).items():
+            for name, item in section.items():
                 option = key if key in CHOICES and name == "name" else f"{key}.{name}".replace("-", "_")
                 layer[option] = Given(item, source)
         else:
@@ -180,14 +188,12 @@ def _from_plain(plain: Mapping[str, Any], source: str, errors: list[str]) -> _La
 def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> None:
     """Adds "hybrid=10,perceptual", {name: hybrid, weight: 10}, or a list of these, to the losses of a layer."""
     names: list[str] = list(layer["loss"].value) if "loss" in layer else []
-    for item in value if isinstance(value, list) else [value]:
+    for item in value if is_list(value) else [value]:
         settings: list[Mapping[Any, Any]] = []
         if isinstance(item, str):
             pairs = [part.partition("=") for part in item.split(",") if item != "none"]
-            settings = [
-                {"name": name} | ({"weight": weight} if equals else {}) for name, equals, weight in pairs
-            ]
-        elif isinstance(item, Mapping) and isinstance(item.get("name"), str):
+            settings = [{"name": name} | ({"weight": weight} if equals else {}) for name, equals, weight in pairs]
+        elif is_mapping(item) and isinstance(item.get("name"), str):
             settings = [item]
         else:
             errors.append(f"loss: expected names, or mappings with a name, got {item!r:.60} (from {source})")
@@ -197,8 +203,10 @@ def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> No
                 errors.append(f"loss: {name!r} is chosen twice (from {source})")
                 continue
             names.append(name)
-            for option in setting.keys() - {"name"}:
-                layer[f"loss.{name}." + str(option).replace("-", "_")] = Given(setting[option], source)
+            options = {
+                f"loss.{name}." + str(key).replace("-", "_"): item for key, item in setting.items() if key != "name"
+            }
+            layer.update({key: Given(item, source) for key, item in options.items()})
     layer["loss"] = Given(tuple(names), source)
 
 
@@ -206,46 +214,26 @@ def _stack(given: _Layer, upper: _Layer) -> None:
     """Puts a layer on top; what lower layers set for a component that is no longer chosen goes."""
     for key in upper.keys() & CHOICES.keys() & given.keys():
         former, new = given[key].value, upper[key].value
-        gone = (
-            [f"loss.{name}." for name in set(former) - set(new)]
-            if key == "loss"
-            else [f"{key}."] * (former != new)
-        )
+        gone = [f"loss.{name}." for name in set(former) - set(new)] if key == "loss" else [f"{key}."] * (former != new)
         for option in [option for option in given if option.startswith(tuple(gone))]:
             del given[option]
     given.update(upper)
-    losses = given["loss"].value if "loss" in given else ()
+    losses: tuple[str, ...] = given["loss"].value if "loss" in given else ()
     for key in [key for key in upper if key.startswith("loss.") and key.count(".") == 1 and len(losses) == 1]:
         given[f"loss.{losses[0]}.{key[5:]}"] = given.pop(key)  # --loss.OPTION means the only loss
-
-
-def _read_preset(catalog: Catalog, name: str) -> dict[str, Any]:
-    entry = catalog.get(PRESETS, name)
-    package, _, path = entry.target.partition(":")
-    try:
-        file = files(package).joinpath(path)
-    except Exception as error:
-        raise UserError(f"{entry} cannot be read: {one_line(error)}") from error
-    return read_plain(file)
 
 
 def _load(path: str, name: Given | None, catalog: Catalog, errors: list[str]) -> type[Any] | None:
     kind = CHOICES[path.partition(".")[0]][0]
     if name is None:
         offered = ", ".join(catalog.names(kind))
-        errors.append(
-            f"{path}: nothing is chosen; use --{path} with one of {offered}, or start from a --preset"
-        )
+        errors.append(f"{path}: nothing is chosen; use --{path} with one of {offered}, or start from a --preset")
         return None
     try:
         return catalog.get(kind, str(name.value)).load()
     except UserError as error:
         errors.append(f"{path}: {error} (from {name.source})")
         return None
-
-
-def _under(given: _Layer, path: str) -> _Layer:
-    return {key[len(path) + 1 :]: item for key, item in given.items() if key.rpartition(".")[0] == path}
 
 
 def _help(given: _Layer, configs: Mapping[str, type[Any]], catalog: Catalog) -> str:
@@ -257,7 +245,7 @@ def _help(given: _Layer, configs: Mapping[str, type[Any]], catalog: Catalog) -> 
         allow_abbrev=False,
     )
 
-    def add(group: argparse._ArgumentGroup, key: str, metavar: str, text: str, default: Any) -> None:
+    def add(group: Any, key: str, metavar: str, text: str, default: Any) -> None:
         value, source = (given[key].value, given[key].source) if key in given else (default, "default")
         text = f"{text} [{as_text(value) or 'empty'}, {source}]".replace("%", "%%")
         group.add_argument("--" + key.replace("_", "-"), metavar=metavar, help=text)
@@ -269,12 +257,13 @@ def _help(given: _Layer, configs: Mapping[str, type[Any]], catalog: Catalog) -> 
     group = parser.add_argument_group("components")
     for section, (kind, text) in CHOICES.items():
         add(group, section, "NAME", f"{text}: {', '.join(catalog.names(kind))}", None)
-    for path, cls in {"": RunConfig, **configs}.items():
+    groups: dict[str, Any] = {"": RunConfig, **configs}
+    for path, cls in groups.items():
         hints, docs = typing.get_type_hints(cls), field_docs(cls)
-        group = parser.add_argument_group(path or "run")
+        group = parser.add_argument_group(f"{path} {given[path].value}" if path in given else path or "run")
+        defaults = cls() if path else None
         for field in attrs.fields(cls):
             if path or field.name in SCALARS:
-                default = getattr(field.default, "factory", lambda field=field: field.default)()
-                key = f"{path}.{field.name}" if path else field.name
+                key, default = f"{path}.{field.name}".lstrip("."), getattr(defaults, field.name, field.default)
                 add(group, key, form(hints[field.name]), docs.get(field.name, ""), default)
     return parser.format_help()

@@ -55,8 +55,8 @@ def sample(
 ) -> UInt8[Tensor, "b c h w"]:
     """Images for the given labels, uint8 on the CPU.
 
-    Image i depends only on (seed, indices[i], label i), whatever the batch or the number of processes. The noise is drawn
-    on the CPU, so that it is the same on every device.
+    Image i depends only on (seed, indices[i], label i), whatever the batch or the number of processes. The noise is
+    drawn on the CPU, so that it is the same on every device.
     """
     objective.eval()
     specs = objective.specs

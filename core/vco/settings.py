@@ -37,7 +37,8 @@ class TrainConfig:
     weight_decay: float = field(default=0.0, validator=ge(0.0))
     """AdamW's decoupled weight decay."""
     ema_decays: tuple[float, ...] = field(default=(0.9999, 0.9996), validator=deep_iterable(and_(ge(0.0), lt(1.0))))
-    """Decay rate per step of each running average of the weights, in [0, 1); the first is sampled from and evaluated."""
+    """Decay rate per step of each running average of the weights, in [0, 1); the first is sampled from and
+    evaluated."""
     stream_weights: Mapping[str, float] = field(
         factory=lambda: {"pixels": 1.0, "features": 0.1}, validator=deep_mapping(instance_of(str), ge(0.0))
     )

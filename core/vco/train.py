@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vco import checkpoint
 from vco.api import Features
 from vco.checkpoint import Checkpoint
-from vco.data import Order, in_order, read, to_float
+from vco.data import Order, chunks, read, to_float
 from vco.ema import EMA
 from vco.errors import TrainingStoppedError, UserError
 from vco.files import write_atomic
@@ -205,8 +205,7 @@ class Training:
             return
         count = min(self.config.fit_samples, len(self.images))
         shuffled = torch.randperm(len(self.images), generator=generator(self.seed, "fit"))[:count].tolist()
-        size = self.config.batch_size
-        batches = [[(i, 0) for i in shuffled[start : start + size]] for start in range(0, count, size)]
+        batches = chunks(shuffled, self.config.batch_size)
         reader = read(self.images, batches, workers=self.config.workers, timeout=self.config.timeout)
 
         def encoded() -> Iterator[tuple[Tensor, Features]]:

@@ -28,18 +28,11 @@ QKV = tuple[Heads, Heads, Heads]
 """Queries, keys and values."""
 
 
-def xavier_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Returns a linear layer with Xavier-uniform weights and zero bias."""
+def linear(inputs: int, outputs: int, zero: bool = False) -> nn.Linear:
+    """Returns a linear layer with Xavier-uniform (or zero) weights and zero bias."""
     layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
+    (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(layer.weight)
     nn.init.zeros_(layer.bias)
-    return layer
-
-
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Returns a linear layer that starts as zero."""
-    layer = xavier_linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
     return layer
 
 
@@ -59,9 +52,9 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, mlp_ratio: float, dropout: float = 0.0) -> None:
         super().__init__()
         hidden = int(int(width * mlp_ratio) * 2 / 3)
-        self.input = xavier_linear(width, 2 * hidden)
+        self.input = linear(width, 2 * hidden)
         self.dropout = nn.Dropout(dropout)
-        self.output = xavier_linear(hidden, width)
+        self.output = linear(hidden, width)
 
     def forward(self, x: Tokens) -> Tokens:
         gate, value = self.input(x).chunk(2, dim=-1)
@@ -74,7 +67,7 @@ class AdaLN(nn.Module):
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
-        self.linear = zero_linear(width, parts * width)
+        self.linear = linear(width, parts * width, zero=True)
 
     def forward(self, c: Float[Tensor, "b d"]) -> tuple[Modulation, ...]:
         return self.linear(F.silu(c)).unsqueeze(1).chunk(self.parts, dim=-1)
@@ -118,7 +111,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, bottleneck, kernel_size=patch, stride=patch, bias=False)
         nn.init.xavier_uniform_(self.reduce.weight.view(bottleneck, -1))
-        self.expand = xavier_linear(bottleneck, width)
+        self.expand = linear(bottleneck, width)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Tokens:
         return self.expand(self.reduce(x.to(self.reduce.weight.dtype)).flatten(2).transpose(1, 2))
@@ -143,8 +136,8 @@ class TimeEmbed(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.input = xavier_linear(FREQUENCIES, width)
-        self.output = xavier_linear(width, width)
+        self.input = linear(FREQUENCIES, width)
+        self.output = linear(width, width)
         for layer in (self.input, self.output):
             nn.init.normal_(layer.weight, std=0.02)
         self.register_buffer("frequencies", _table(_frequencies(FREQUENCIES // 2)), persistent=False)
@@ -209,10 +202,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = xavier_linear(width, 3 * width)
+        self.qkv = linear(width, 3 * width)
         self.q_norm = RMSNorm(width // heads)
         self.k_norm = RMSNorm(width // heads)
-        self.output = xavier_linear(width, width)
+        self.output = linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def project(self, x: Tokens, rope: Rope2d) -> QKV:
@@ -286,7 +279,7 @@ class Head(nn.Module):
         super().__init__()
         self.adaln = AdaLN(width, 2)
         self.norm = RMSNorm(width)
-        self.linear = zero_linear(width, outputs)
+        self.linear = linear(width, outputs, zero=True)
 
     def forward(self, x: Tokens, c: Float[Tensor, "b d"]) -> Float[Tensor, "b n e"]:
         return self.linear(modulate(self.norm(x), *self.adaln(c)))

@@ -70,7 +70,7 @@ class CoReDi(Adapter):
     correlation: Tensor
 
     def __init__(self, config: Config, *, features: StreamSpec) -> None:
-        super().__init__(config, features=features)
+        super().__init__()
         tokens, width = features.shape
         channels = config.channels
         if channels > width:
@@ -90,7 +90,7 @@ class CoReDi(Adapter):
         return {FEATURES: self.spec}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "b c h w"], Features]]) -> None:
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
         count = 0
         mean = torch.zeros_like(self.projection[:, 0], dtype=torch.float64)
         scatter = torch.outer(mean, mean)

@@ -11,7 +11,7 @@ class Identity(Adapter):
     needs_stream: ClassVar[bool] = False
 
     def __init__(self, config: Adapter.Config, *, features: StreamSpec) -> None:
-        super().__init__(config, features=features)
+        super().__init__()
         self.config = config
         self.features = features
 

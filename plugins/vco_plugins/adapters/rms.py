@@ -39,7 +39,7 @@ class RMS(Adapter):
     scale: Tensor
 
     def __init__(self, config: Config, *, features: StreamSpec) -> None:
-        super().__init__(config, features=features)
+        super().__init__()
         self.config = config
         self.features = features
         self.register_buffer("mean", torch.zeros(features.shape))
@@ -50,7 +50,7 @@ class RMS(Adapter):
         return {FEATURES: self.features}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "b c h w"], Features]]) -> None:
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
         count, pixel_count = 0, 0
         mean = squares = torch.zeros_like(self.mean, dtype=torch.float64)
         pixel_squares = torch.zeros_like(self.scale, dtype=torch.float64)

@@ -39,7 +39,7 @@ class JiT(Backbone):
         """As above; G is 1664 wide and 40 blocks deep, with 16 heads and bottleneck 256."""
 
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
+        super().__init__()
         require_streams(streams, self.streams)
         self.config = config
         size, patch = config.resolved, config.patch

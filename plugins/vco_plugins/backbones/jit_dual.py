@@ -51,7 +51,7 @@ class JiTDual(Backbone):
         """What a user may set."""
 
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
+        super().__init__()
         require_streams(streams, STREAMS)
         self.config = config
         size, patch = config.resolved, config.patch
@@ -98,7 +98,7 @@ class JiTDual(Backbone):
         clean[PIXELS] = unpatchify(clean[PIXELS], self.grid, self.config.patch)
         positions = torch.arange(patches, device=c.device)
         return Denoised(
-            clean={name: out.to(noisy[name].dtype) for name, out in clean.items()},
+            clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
             taps={number: Tap(tokens=tokens, positions=positions) for number, tokens in tapped.items()},
         )
 

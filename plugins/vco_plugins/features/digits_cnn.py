@@ -20,7 +20,7 @@ class DigitsCNN(FeatureSource):
     """
 
     def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape=image_shape)
+        super().__init__()
         if image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-cnn reads only images of shape (1, 8, 8), as --data digits has "

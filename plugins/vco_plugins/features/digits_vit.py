@@ -23,7 +23,7 @@ class DigitsViT(FeatureSource):
     """
 
     def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape=image_shape)
+        super().__init__()
         if image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-vit reads only images of shape (1, 8, 8), as --data digits has "

@@ -48,7 +48,7 @@ class DINOv2(FeatureSource):
     std: Tensor
 
     def __init__(self, config: Config, *, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape=image_shape)
+        super().__init__()
         self.config = config
         self.weights, self.resolution = config.weights, config.resolution
         channels, height, width = image_shape

@@ -30,7 +30,7 @@ class Inception(FeatureSource):
         """torch-fidelity's inception weights (.pth or .safetensors file); by default its cached download."""
 
     def __init__(self, config: Config, *, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape=image_shape)
+        super().__init__()
         if image_shape[0] not in (1, 3):
             raise UserError(f"The feature source inception reads images with 1 or 3 channels, not {image_shape}.")
         self.config = config

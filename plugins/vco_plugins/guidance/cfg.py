@@ -41,7 +41,7 @@ class CFG(Guidance):
         """Probability that a training sample loses its label, in [0, 1]."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
+        super().__init__()
         self.config = config
         self.num_classes = num_classes
 

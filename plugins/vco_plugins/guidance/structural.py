@@ -1,6 +1,7 @@
 """V-Co's structural guidance."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import attrs
@@ -51,7 +52,7 @@ class Structural(Guidance):
         """Whether the feature stream's queries lose the pixel keys too."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
+        super().__init__()
         if FEATURES not in streams:
             raise UserError(
                 f"--guidance structural hides the stream {FEATURES!r}, but the run has only {list(streams)}: "
@@ -63,7 +64,7 @@ class Structural(Guidance):
     def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
         draws = torch.rand(len(labels), generator=generator, device=generator.device)
         dropped = (draws < self.config.drop).to(labels.device)
-        return attrs.evolve(self._without(labels, dropped), supervised={FEATURES: ~dropped})
+        return replace(self._without(labels, dropped), supervised={FEATURES: ~dropped})
 
     def branches(self, labels: Int[Tensor, " b"], times: Mapping[str, float]) -> dict[str, Condition]:
         branches = {"conditional": Condition(labels=labels)}

@@ -40,14 +40,9 @@ class Hybrid(Loss):
         """The vector of an image: the encoder's pooled one (class token), or the mean of its patch tokens."""
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        width: int,
-        features: StreamSpec | None,
-        tap_grid: tuple[int, int] | None = None,
+        self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None
     ) -> None:
-        super().__init__(config, width=width, features=features, tap_grid=tap_grid)
+        super().__init__()
         self.config = config
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:

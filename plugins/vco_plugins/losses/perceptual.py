@@ -31,14 +31,9 @@ class Perceptual(Loss):
         """Only samples whose mean cosine is below this count, in [-1, 1]; by default all do."""
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        width: int,
-        features: StreamSpec | None,
-        tap_grid: tuple[int, int] | None = None,
+        self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None
     ) -> None:
-        super().__init__(config, width=width, features=features, tap_grid=tap_grid)
+        super().__init__()
         self.config = config
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:

@@ -22,7 +22,7 @@ class Shared(Process):
         """Standard deviation of logit(t) in training, above 0."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
-        super().__init__(config, streams=streams)
+        super().__init__()
         self.config = config
         self.streams = streams
 
