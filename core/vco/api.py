@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -140,7 +140,7 @@ class Component(ABC):
     class Config:
         """What a user may set."""
 
-    config: Config
+    config: Any
 
     def metrics(self) -> Mapping[str, Tensor]:
         """Scalars worth logging (called only at logging steps; may be slow). Default: none."""
@@ -226,7 +226,7 @@ class Adapter(Component, nn.Module):
     def specs(self) -> dict[str, StreamSpec]:
         """The streams `forward` yields (usually just "features")."""
 
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "b c h w"], Features]]) -> None:
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
         """Sets buffers or initial weights from (images in [-1, 1], features) of shuffled training data; a single pass.
 
         The result must not depend on the batching beyond rounding: accumulate in float64.

@@ -259,5 +259,5 @@ def read_plain(file: Traversable) -> dict[str, Any]:
         return dict(plain)
     except Exception as error:  # PyYAML lets KeyError, AttributeError, RecursionError and more through
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        reason = f"{error.args[2]} in line {mark.line + 1}" if mark else one_line(error)
+        reason = f"{error.args[0] or ''} {error.args[2]} in line {mark.line + 1}".strip() if mark else one_line(error)
         raise UserError(f"cannot read the configuration {file}: {reason}") from error

@@ -25,10 +25,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as part of a sentence; of a foreign one its type and the first line of its message."""
+    """An exception as part of a sentence; of a foreign one its type and message."""
     if isinstance(error, UserError):
         return str(error)
-    return ": ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:1])])
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +86,8 @@ def _check(component: Any, contract: Any) -> None:
     config: Any = getattr(component, "Config", None)
     if not isinstance(config, type) or not issubclass(config, contract.Config):
         raise UserError(f"its Config is not a subclass of {contract.__name__}.Config")
+    if "__attrs_attrs__" not in vars(config):  # it would have the fields of its base and none of its own
+        raise UserError("its Config is not decorated with @attrs.frozen(kw_only=True)")
     fields: Any = attrs.fields(config)
     for field in fields:
         if field.default is attrs.NOTHING or field.name == "name":
@@ -95,14 +97,7 @@ def _check(component: Any, contract: Any) -> None:
         if type(field.default).__hash__ is None:
             raise UserError(f"Config.{field.name} has a mutable default; use a tuple, or attrs.field(factory=...)")
     typing.get_type_hints(config)  # raises if an annotation names nothing
-    try:
-        config().name = ""
-        frozen = False
-    except AttributeError as error:
-        frozen = isinstance(error, attrs.exceptions.FrozenInstanceError)
-    # without a decorator of its own, the class has the fields of its base, and loses those in its body
-    if not frozen or "__attrs_attrs__" not in vars(config):
-        raise UserError("its Config is not decorated with @attrs.frozen(kw_only=True)")
+    config()  # raises if a default is not valid
 
 
 @attrs.frozen(kw_only=True)

@@ -218,7 +218,7 @@ def _stack(given: _Layer, upper: _Layer) -> None:
         for option in [option for option in given if option.startswith(tuple(gone))]:
             del given[option]
     given.update(upper)
-    losses: tuple[str, ...] = given["loss"].value if "loss" in given else ()
+    losses: list[str] = list(given["loss"].value) if "loss" in given else []
     for key in [key for key in upper if key.startswith("loss.") and key.count(".") == 1 and len(losses) == 1]:
         given[f"loss.{losses[0]}.{key[5:]}"] = given.pop(key)  # --loss.OPTION means the only loss
 

@@ -29,18 +29,18 @@ SIZES: Final = {
 }
 
 
-def _heads_fit(config: "TransformerConfig", attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
+def _heads_fit(config: "TransformerConfig", attribute: "attrs.Attribute[int]", value: int) -> None:
     """Told once, at the field that was given (the width if both were)."""
     size = config.resolved
     told_at_width = attribute.name == "heads" and config.width is not None
-    if value is not None and not told_at_width and size.heads > 0 and size.width % (4 * size.heads):
+    if not told_at_width and size.heads > 0 and size.width % (4 * size.heads):
         raise ValueError(
             f"width {size.width} must be a multiple of 4 * heads ({4 * size.heads}), for the rotary embedding"
         )
 
 
-def _starts_inside(config: "TransformerConfig", attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
-    if value is not None and value >= config.resolved.depth:
+def _starts_inside(config: "TransformerConfig", attribute: "attrs.Attribute[int]", value: int) -> None:
+    if value >= config.resolved.depth:
         raise ValueError(f"context_start {value} must be below the depth ({config.resolved.depth})")
 
 
@@ -48,21 +48,21 @@ def _starts_inside(config: "TransformerConfig", attribute: "attrs.Attribute[int 
 class TransformerConfig(Backbone.Config):
     """What a user may set; common to the JiT-like backbones."""
 
-    size: Literal["S", "B", "L", "H"] = attrs.field(default="B", validator=in_(("S", "B", "L", "H")))
+    size: Literal["S", "B", "L", "H", "G"] = attrs.field(default="B", validator=in_(SIZES))
     """Gives width, depth, heads, bottleneck and context_start where they are not set; S is not a published size."""
-    width: int | None = attrs.field(default=None, validator=optional([ge(4), _heads_fit]))
-    """Token width, a multiple of 4 * heads; by default the size's (S 384, B 768, L 1024, H 1280)."""
+    width: int | None = attrs.field(default=None, validator=optional(and_(ge(4), _heads_fit)))
+    """Token width, a multiple of 4 * heads; by default the size's (S 384, B 768, L 1024, H 1280, G 1664)."""
     depth: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Number of blocks, at least 1; by default the size's (S and B 12, L 24, H 32)."""
-    heads: int | None = attrs.field(default=None, validator=optional([ge(1), _heads_fit]))
-    """Attention heads, at least 1; by default the size's (S 6, B 12, L and H 16)."""
+    """Number of blocks, at least 1; by default the size's (S and B 12, L 24, H 32, G 40)."""
+    heads: int | None = attrs.field(default=None, validator=optional(and_(ge(1), _heads_fit)))
+    """Attention heads, at least 1; by default the size's (S 6, B 12, others 16)."""
     bottleneck: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Width that patches and features are squeezed to before embedding, at least 1; by default 128 (H: 256)."""
+    """Width that patches and features are squeezed to before embedding, at least 1; by default 128 (H and G: 256)."""
     patch: int = attrs.field(default=16, validator=ge(1))
     """Side of a patch in pixels, at least 1; must divide the image's height and width."""
     context_tokens: int = attrs.field(default=32, validator=ge(0))
     """In-context class tokens in front of the stream, at least 0."""
-    context_start: int | None = attrs.field(default=None, validator=optional([ge(0), _starts_inside]))
+    context_start: int | None = attrs.field(default=None, validator=optional(and_(ge(0), _starts_inside)))
     """Blocks before the in-context tokens join, in [0, depth); by default the size's, or a third of a given depth."""
     mlp_ratio: float = attrs.field(default=4.0, validator=ge(1.0))
     """Hidden width of the MLPs over the token width before SwiGLU's factor 2/3, at least 1."""

@@ -1,5 +1,7 @@
 """The linear path between noise and data, and the guidance of its velocities."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -83,6 +85,13 @@ def test_grid_points_are_compared_as_the_numbers_they_stand_for(steps: int) -> N
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
     inside = [k for k, t in enumerate(grid) if in_interval(t, 0.1, 0.9)]
     assert inside == list(range(steps // 10 + 1, steps * 9 // 10))
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.3, 0.9])
+def test_a_time_rounded_to_float32_or_by_float64_arithmetic_still_counts_as_the_bound(bound: float) -> None:
+    for t in (torch.tensor(bound).item(), math.nextafter(bound, 0), math.nextafter(bound, 1)):
+        assert not in_interval(t, bound, 1.0)
+        assert not in_interval(t, 0.0, bound)
 
 
 def test_interval_from_zero_includes_zero() -> None:

@@ -7,6 +7,7 @@ precision and were rounded to it before the reference ran in float32. VCO_GOLDEN
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -60,7 +61,7 @@ def load_backbone(golden: Golden, image_size: tuple[int, int] = (256, 256)) -> B
     bottleneck, channels, patch, _ = embed.shape
     context_tokens, width = weights["in_context_posemb"].shape[1:]
     q_norm = next(tensor for name, tensor in weights.items() if "q_norm" in name)
-    network = JiTDual if dual else JiT
+    network: Any = JiTDual if dual else JiT
     config = network.Config(
         width=width,
         depth=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),

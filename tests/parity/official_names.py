@@ -45,7 +45,9 @@ def _name(name: str) -> str:
     for theirs, ours in EMBEDDERS.items():
         if name.startswith(theirs):
             return name.replace(theirs, ours)
-    block, stem, kind = re.fullmatch(r"(blocks\.\d+\.)?(?:attn\.)?(.+)\.(weight|bias)", name).groups(default="")
+    parts = re.fullmatch(r"(blocks\.\d+\.)?(?:attn\.)?(.+)\.(weight|bias)", name)
+    assert parts, f"{name} is not a layer of the published code"
+    block, stem, kind = parts.groups(default="")
     # the stream's word stands before a part (dino_proj1, pixels_linear) or after it (qkv_pixel, mlp_dino.w12)
     word = re.search(r"(?<=\.)(pix|dino|pixels|dinov2)_|_(pixel|dino)(?=\.|$)", stem)
     module, layer = LAYERS[stem.replace(word[0], "") if word else stem]

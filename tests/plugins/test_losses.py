@@ -1,6 +1,7 @@
 """Alignment losses, against loops written out and against what their definitions imply."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -54,8 +55,8 @@ def images_of(*labels: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, 
     return predicted, images, torch.tensor(labels)
 
 
-def hybrid(**options: object) -> Hybrid:
-    return Hybrid(Hybrid.Config(**options), width=8, tap_grid=(2, 2), features=SOURCE.spec)  # pyright: ignore[reportArgumentType]
+def hybrid(**options: Any) -> Hybrid:
+    return Hybrid(Hybrid.Config(**options), width=8, tap_grid=(2, 2), features=SOURCE.spec)
 
 
 def perceptual(gate: float | None = None) -> Perceptual:
@@ -193,12 +194,12 @@ def test_it_is_computed_in_float32_under_autocast() -> None:
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_hybrid_compares_the_chosen_vectors_of_predicted_and_clean_image(pooling: str) -> None:
     predicted, images, labels = images_of(0, 0, 1, 1)
-    vectors = [SOURCE(x).pooled if pooling == "cls" else SOURCE(x).tokens.mean(1) for x in (predicted, images)]
+    ours, theirs = (SOURCE(x).pooled if pooling == "cls" else SOURCE(x).tokens.mean(1) for x in (predicted, images))
     actual = hybrid(pooling=pooling, tau_gate=1.0, tau_repulsion=3.0, attraction=0.5, repulsion=2.0)(
         make_step(predicted, images, labels)
     )
     weights = {"tau_gate": 1.0, "tau_repulsion": 3.0, "attraction": 0.5, "repulsion": 2.0}
-    torch.testing.assert_close(actual["hybrid"], hybrid_loss(*vectors, labels, **weights))
+    torch.testing.assert_close(actual["hybrid"], hybrid_loss(ours, theirs, labels, **weights))
 
 
 def test_hybrid_gradient_reaches_the_predicted_image() -> None:

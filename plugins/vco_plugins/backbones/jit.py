@@ -1,16 +1,15 @@
 """JiT, the plain pixel transformer."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import torch
-from attrs.validators import in_
 from torch import Tensor, nn
 
 from vco.api import PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times
 from vco_plugins.layers import Block, Conditioning, Head, PatchEmbed, Rope2d, sincos_2d, unpatchify
-from vco_plugins.sizes import SIZES, TransformerConfig, patch_grid, require_streams
+from vco_plugins.sizes import TransformerConfig, patch_grid, require_streams
 
 
 class JiT(Backbone):
@@ -35,14 +34,12 @@ class JiT(Backbone):
     class Config(TransformerConfig):
         """What a user may set."""
 
-        size: Literal["S", "B", "L", "H", "G"] = attrs.field(default="B", validator=in_(SIZES))
-        """As above; G is 1664 wide and 40 blocks deep, with 16 heads and bottleneck 256."""
-
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
         super().__init__()
         require_streams(streams, self.streams)
         self.config = config
-        size, patch = config.resolved, config.patch
+        size = config.resolved
+        self.patch = patch = config.patch
         channels = streams[PIXELS].shape[0]
         self.depth, self.width = size.depth, size.width
         self.grid = patch_grid(streams[PIXELS], patch)
@@ -69,7 +66,7 @@ class JiT(Backbone):
             x = block(x, c, self.rope)
             if number + 1 in taps:
                 tapped[number + 1] = x[:, -patches:]
-        image = unpatchify(self.head(x[:, -patches:], c), self.grid, self.config.patch)
+        image = unpatchify(self.head(x[:, -patches:], c), self.grid, self.patch)
         positions = torch.arange(patches, device=x.device)
         return Denoised(
             clean={PIXELS: image.to(noisy[PIXELS].dtype)},

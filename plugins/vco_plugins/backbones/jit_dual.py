@@ -1,10 +1,11 @@
 """V-Co's dual-stream network."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
+from attrs.validators import in_
 from jaxtyping import Bool
 from torch import Tensor, nn
 
@@ -50,11 +51,15 @@ class JiTDual(Backbone):
     class Config(TransformerConfig):
         """What a user may set."""
 
+        size: Literal["S", "B", "L", "H"] = attrs.field(default="B", validator=in_(("S", "B", "L", "H")))
+        """Gives width, depth, heads, bottleneck and context_start where they are not set; S is not a published size."""
+
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
         super().__init__()
         require_streams(streams, STREAMS)
         self.config = config
-        size, patch = config.resolved, config.patch
+        size = config.resolved
+        self.patch = patch = config.patch
         channels, height, width = streams[PIXELS].shape
         features = streams[FEATURES].shape[-1]
         self.depth, self.width = size.depth, size.width
@@ -95,7 +100,7 @@ class JiTDual(Backbone):
             if number + 1 in taps:
                 tapped[number + 1] = x[PIXELS][:, -patches:]
         clean = {name: head(x[name][:, -patches:], c) for name, head in self.heads.items()}
-        clean[PIXELS] = unpatchify(clean[PIXELS], self.grid, self.config.patch)
+        clean[PIXELS] = unpatchify(clean[PIXELS], self.grid, self.patch)
         positions = torch.arange(patches, device=c.device)
         return Denoised(
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
@@ -106,10 +111,13 @@ class JiTDual(Backbone):
 class DualBlock(nn.Module):
     """A transformer block of two streams that share nothing but the softmax."""
 
+    attention: Mapping[str, Attention]
+    streams: Mapping[str, StreamBlock]
+
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.ModuleDict({name: Attention(width, heads, dropout) for name in STREAMS})
-        self.streams = nn.ModuleDict({name: StreamBlock(width, mlp_ratio, dropout) for name in STREAMS})
+        self.attention = _by_stream(lambda: Attention(width, heads, dropout))
+        self.streams = _by_stream(lambda: StreamBlock(width, mlp_ratio, dropout))
 
     def forward(
         self, x: Streams, c: Tensor, rope: Rope2d, blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]]
@@ -122,3 +130,8 @@ class DualBlock(nn.Module):
             name: stream.after(x[name], self.attention[name].merge(attended[name]), before[name][1])
             for name, stream in self.streams.items()
         }
+
+
+def _by_stream(make: Callable[[], nn.Module]) -> Any:
+    """A registered dict with one module for each stream."""
+    return nn.ModuleDict({name: make() for name in STREAMS})

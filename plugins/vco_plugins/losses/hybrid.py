@@ -39,9 +39,7 @@ class Hybrid(Loss):
         pooling: Literal["cls", "mean"] = "cls"
         """The vector of an image: the encoder's pooled one (class token), or the mean of its patch tokens."""
 
-    def __init__(
-        self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None
-    ) -> None:
+    def __init__(self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None) -> None:
         super().__init__()
         self.config = config
 

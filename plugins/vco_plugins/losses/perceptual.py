@@ -30,9 +30,7 @@ class Perceptual(Loss):
         gate: float | None = attrs.field(default=None, validator=optional(and_(ge(-1.0), le(1.0))))
         """Only samples whose mean cosine is below this count, in [-1, 1]; by default all do."""
 
-    def __init__(
-        self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None
-    ) -> None:
+    def __init__(self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None) -> None:
         super().__init__()
         self.config = config
 

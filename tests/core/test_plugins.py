@@ -1,0 +1,143 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vco.plugins import describe, load_catalog, with_modules
+from vco.registry import Catalog, Plugin
+
+HOOK = "from vco import hookimpl\n@hookimpl\ndef vco_losses():\n    return {'%s': 'nowhere:Loss'}\n"
+BROKEN = {
+    "raises at import": ("1 / 0", "ZeroDivisionError: division by zero"),
+    "exits at import": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "missing dependency": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+    "misspelt hook": (
+        HOOK.replace("vco_losses", "vco_loses") % "a",
+        "no hook named 'vco_loses'; did you mean 'vco_losses'?",
+    ),
+    "wrong signature": (HOOK.replace("()", "(register)") % "a", "register"),
+    "hook that raises": (HOOK.replace("return", "raise ValueError('x') #") % "a", "ValueError: x"),
+    "hook that exits": (HOOK.replace("return", "raise SystemExit #") % "a", "SystemExit"),
+    "hook that returns a list": (HOOK.replace("return", "return [] #") % "a", "returned list instead of a dict"),
+    "hook that returns nothing": (HOOK.replace("return", "pass #") % "a", "returned NoneType instead of a dict"),
+    "hook that yields": (HOOK.replace("return", "yield") % "a", "returned generator instead of a dict"),
+    "illegal name": (HOOK % "My_Loss", "'My_Loss', which is not kebab-case"),
+    "reserved name": (HOOK % "none", "'none', which stands for no loss"),
+    "illegal target": (HOOK.replace(":Loss", "") % "a", "'nowhere' for 'a', which is not of the form 'module:Class'"),
+    "class instead of target": (HOOK.replace("'nowhere:Loss'", "int") % "a", "<class 'int'> for 'a'"),
+    "preset outside": (
+        HOOK.replace("losses", "presets").replace("nowhere:Loss", "p:../../a.yaml") % "a",
+        "not of the form 'package:path.yaml'",
+    ),
+    "no hook": ("x = 1", "it implements no hook"),
+}
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Installs a distribution with one plugin module, as pip would, and returns the module's name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(distribution: str, source: str, entry_point: str = "main") -> str:
+        module = f"{distribution}_{abs(hash(str(tmp_path)))}"
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{distribution}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[vco]\n{entry_point} = {module}\n")
+        return module
+
+    return write
+
+
+def _plugin(catalog: Catalog, distribution: str) -> Plugin:
+    (found,) = [plugin for plugin in catalog.plugins if plugin.label.startswith(f"{distribution} ")]
+    return found
+
+
+@pytest.mark.parametrize(("source", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_plugin_is_named_with_its_reason_and_leaves_the_others_alone(
+    install, source: str, reason: str
+) -> None:
+    install("broken", source)
+    install("healthy", HOOK % "health")
+    catalog = load_catalog()
+    assert _plugin(catalog, "broken").label == "broken 1.5 (entry point main)"
+    assert reason in _plugin(catalog, "broken").broken
+    assert catalog.get("losses", "health").plugin == "healthy 1.5 (entry point main)"
+    assert f"BROKEN broken 1.5 (entry point main): {_plugin(catalog, 'broken').broken}" in describe(catalog)
+
+
+def test_nothing_of_a_broken_plugin_is_offered(install) -> None:
+    install("halfway", HOOK % "first" + HOOK.replace("losses", "solvers") % "Bad_Name")
+    assert "first" not in load_catalog().names("losses")
+
+
+def test_a_keyboard_interrupt_at_import_is_not_swallowed(install) -> None:
+    install("interrupted", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_catalog()
+
+
+def test_equal_entry_point_names_of_two_distributions_both_load(install) -> None:
+    install("alpha", HOOK % "from-alpha", entry_point="same")
+    install("beta", HOOK % "from-beta", entry_point="same")
+    assert {"from-alpha", "from-beta"} <= set(load_catalog().names("losses"))
+
+
+def test_a_name_of_two_plugins_is_listed_as_a_conflict_naming_both(install) -> None:
+    install("alpha", HOOK % "twice")
+    install("beta", HOOK % "twice")
+    text = describe(load_catalog())
+    assert "CONFLICT: offered by alpha 1.5 (entry point main) and beta 1.5 (entry point main)" in text
+
+
+def test_a_module_that_is_not_installed_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text(HOOK % "local")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_catalog(["only_here"]).get("losses", "local").plugin == "--plugin only_here"
+
+
+def test_a_module_named_twice_is_loaded_once(install) -> None:
+    module = install("alpha", HOOK % "once")
+    assert load_catalog([module, module]).get("losses", "once").plugin == "alpha 1.5 (entry point main)"
+
+
+def test_the_listing_shows_every_kind_with_one_line_for_each_name() -> None:
+    text = describe(with_modules(Catalog(), ["fake_plugin"]))
+    assert "  net                  A network with every type of option [nobody].\n" in text
+    assert "presets:\n  astray               fake_nowhere:a.yaml\n" in text
+    assert text.endswith("plugins:\n  --plugin fake_plugin")
+
+
+def test_the_listing_is_quick_and_imports_no_heavy_library() -> None:
+    script = """if True:
+        import sys
+        from vco.plugins import describe, load_catalog
+        text = describe(load_catalog(["vco_plugins"]))
+        assert "jit-dual" in text
+        heavy = {"torch", "numpy", "transformers", "timm", "accelerate", "open_clip", "torchvision", "sklearn"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    seconds: list[float] = []
+    for _ in range(3):  # the best of three, because other work on the machine only adds time
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_every_built_in_is_there_and_keeps_its_contract() -> None:
+    catalog = load_catalog(["vco_plugins"])
+    for kind in catalog.entries.keys() - {"presets"}:
+        for name in catalog.names(kind):
+            for entry in catalog.entries[kind][name]:
+                assert entry.summary().endswith("."), entry
+                assert entry.load().__module__ == entry.target.partition(":")[0]
