@@ -155,7 +155,9 @@ class Backbone(Component, nn.Module):
     """
 
     streams: ClassVar[tuple[str, ...]] = (PIXELS,)
-    """The streams it denoises; an adapter that yields another one cannot be combined with it."""
+    """The streams it always denoises."""
+    optional_streams: ClassVar[tuple[str, ...]] = ()
+    """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
     supports_blocking: ClassVar[bool] = False
     """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
 
@@ -353,20 +355,22 @@ class Process(Component, nn.Module):
 
 Velocity = Callable[[Streams, Mapping[str, float]], Streams]
 """(noisy streams, time of each stream) -> guided velocity of each stream; one network evaluation."""
+Noise = Callable[[int], Streams]
+"""k -> the k-th fresh standard normal noise for every stream; row i depends only on k, the seed and the image's index."""
 
 
 class Solver(Component):
     """Integrates dx = v dt for all streams along a path. Constructed as `Class(config)`."""
 
     @abstractmethod
-    def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         """From noise at `path[stream][0]` to data at `path[stream][-1]`.
 
         Args:
             velocity: evaluates the guided network.
             state: the noise, float32; is not modified.
             path: float64 times [steps + 1] per stream on the CPU, never decreasing.
-            generator: for stochastic solvers.
+            noise: for stochastic solvers.
         """
 
 

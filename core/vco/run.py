@@ -1,6 +1,6 @@
 """Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -79,21 +79,20 @@ def assemble(
     evaluator: FeatureSource = fit.build("evaluator", image_shape=data.image_shape)
     fit.check_groups(data)
 
-    streams: tuple[str, ...] = config.backbone.component.streams
-    losses = {name: choice for name, choice in config.loss.items()}
-    needs_source = streams != (PIXELS,) or any(choice.component.needs_features for choice in losses.values())
+    accepted = {*config.backbone.component.streams, *config.backbone.component.optional_streams}
+    read_by_loss = any(choice.component.needs_features for choice in config.loss.values())
     source: FeatureSource | None = None
     adapter: Adapter
     with torch.device(device):
         torch.manual_seed(config.seed)
-        if needs_source or config.adapter.component.needs_stream:
+        if read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream:
             source = fit.build("features", image_shape=data.image_shape)
             features = source.spec
         else:
             features = StreamSpec(shape=(1, 1), grid=(1, 1))  # an idle adapter's input
         adapter = fit.build("adapter", features=features)
-        offered = adapter.specs() if adapter.needs_stream or streams != (PIXELS,) else {}
-        fit.check_streams(streams, tuple(offered), adapter.needs_stream)
+        offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
+        fit.check_streams(accepted, set(offered))
         specs |= offered
         guidance: Guidance = fit.build("guidance", streams=tuple(specs), num_classes=data.num_classes)
         fit.check_blocking()
@@ -107,7 +106,7 @@ def assemble(
                 features=source.spec if source else None,
                 tap_grid=backbone.grid,
             )
-            for name, choice in losses.items()
+            for name, choice in config.loss.items()
         }
     fit.check_taps(built, backbone.depth)
     fit.raise_problems()
@@ -117,7 +116,7 @@ def assemble(
         losses=built,
         guidance=guidance,
         process=process,
-        source=source if needs_source else None,
+        source=source if read_by_loss or offered else None,
         specs=specs,
         stream_weights=config.train.stream_weights,
     )
@@ -145,24 +144,24 @@ class _Fit:
         source = self.origin.get(section)
         return f"{section} {getattr(self.config, section).name}" + (f" (from {source})" if source else "")
 
-    def others(self, kind: str, attribute: str, wanted: Any) -> str:
-        """Names of the components of a kind whose class attribute is `wanted`."""
+    def others(self, kind: str, fits: Callable[[Any], bool]) -> str:
+        """Names of the components of a kind whose classes fit."""
         names: list[str] = []
         for name in self.catalog.names(kind):
             try:
                 component = self.catalog.get(kind, name).load()
             except UserError:
                 continue
-            if getattr(component, attribute) == wanted:
+            if fits(component):
                 names.append(name)
         return ", ".join(names) or "none installed"
 
-    def check_streams(self, denoised: tuple[str, ...], offered: tuple[str, ...], needs_stream: bool) -> None:
-        missing = set(denoised) - {PIXELS, *offered}
-        unused = set(offered) - set(denoised)
-        if unused and needs_stream:
+    def check_streams(self, accepted: set[str], offered: set[str]) -> None:
+        missing = {*self.config.backbone.component.streams} - {PIXELS, *offered}
+        unused = offered - accepted
+        if unused:
             names = " or ".join(sorted(unused))
-            fitting = self.others("backbones", "streams", (PIXELS, *offered))
+            fitting = self.others("backbones", lambda b: unused <= {*b.streams, *b.optional_streams})
             self.problems.append(
                 f"{self.name('adapter')} makes a {names} stream, which {self.name('backbone')} does not have; "
                 f"choose a backbone that has ({fitting}) or --adapter none"
@@ -176,7 +175,7 @@ class _Fit:
     def check_blocking(self) -> None:
         guidance, backbone = self.config.guidance.component, self.config.backbone.component
         if guidance.needs_blocking and not backbone.supports_blocking:
-            fitting = self.others("backbones", "supports_blocking", True)
+            fitting = self.others("backbones", lambda b: b.supports_blocking)
             self.problems.append(
                 f"{self.name('guidance')} blocks attention between streams, which {self.name('backbone')} cannot; "
                 f"choose --guidance cfg or a backbone that can ({fitting})"

@@ -15,7 +15,7 @@ from vco.api import PIXELS, Condition, Solver, Streams, Velocity
 from vco.data import to_uint8
 from vco.files import write_atomic
 from vco.objective import Objective
-from vco.randomness import generator, noise
+from vco.randomness import noise
 from vco.run import Run
 
 
@@ -63,8 +63,11 @@ def sample(
     state = noise(specs, indices, seed, "sampling")
     state = {stream: (x * specs[stream].noise_scale).to(device) for stream, x in state.items()}
     velocity = guided_velocity(objective, labels.to(device))
-    draws = generator(seed, "solver", indices[0] if indices else 0, device=device)
-    state = solver.integrate(velocity, state, objective.process.path(steps), draws)
+
+    def fresh(k: int) -> Streams:
+        return {stream: eps.to(device) for stream, eps in noise(specs, indices, seed, "solver", k).items()}
+
+    state = solver.integrate(velocity, state, objective.process.path(steps), fresh)
     return to_uint8(state[PIXELS]).cpu()
 
 

@@ -17,7 +17,7 @@ class Good(Solver):
     class Config(Solver.Config):
         order: int = 2
     def __init__(self, config): self.config = config
-    def integrate(self, velocity, state, path, generator): return state
+    def integrate(self, velocity, state, path, noise): return state
 """
 BROKEN = {
     "raises at import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),

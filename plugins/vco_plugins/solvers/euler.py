@@ -1,8 +1,6 @@
 """Euler's method."""
 
-import torch
-
-from vco.api import Solver, Streams, Times, Velocity
+from vco.api import Noise, Solver, Streams, Times, Velocity
 
 
 class Euler(Solver):
@@ -14,7 +12,7 @@ class Euler(Solver):
     def __init__(self, config: Solver.Config) -> None:
         self.config = config
 
-    def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         points = {name: times.tolist() for name, times in path.items()}
         for k in range(len(next(iter(path.values()))) - 1):
             slope = velocity(state, {name: t[k] for name, t in points.items()})

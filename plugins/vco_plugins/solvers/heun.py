@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-import torch
-
-from vco.api import Solver, Streams, Times, Velocity
+from vco.api import Noise, Solver, Streams, Times, Velocity
 
 
 class Heun(Solver):
@@ -19,7 +17,7 @@ class Heun(Solver):
     def __init__(self, config: Solver.Config) -> None:
         self.config = config
 
-    def integrate(self, velocity: Velocity, state: Streams, path: Times, generator: torch.Generator) -> Streams:
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         points = {name: times.tolist() for name, times in path.items()}
         steps = len(next(iter(path.values()))) - 1
         for k in range(steps):
