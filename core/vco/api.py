@@ -21,7 +21,7 @@ Shapes in annotations: b batch, c channels, h w height and width, n tokens, d to
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from vco.errors import UserError
+from vco.errors import UserError as UserError
 from vco.hooks import hookimpl as hookimpl
 
 PIXELS = "pixels"
@@ -75,6 +75,8 @@ class Condition:
     """Class index; the number of classes stands for "no label" (null)."""
     blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]] = field(default_factory=dict)
     """(query stream, key stream) -> rows in which that query stream must not attend to that key stream."""
+    nulled: Mapping[str, Bool[Tensor, " b"]] = field(default_factory=dict)
+    """Stream -> rows in which the network is shown `Guidance.null` instead of the noisy stream."""
     supervised: Mapping[str, Bool[Tensor, " b"]] = field(default_factory=dict)
     """Stream -> rows whose denoising loss counts (the mean runs over them); a stream not named counts in every row."""
 
@@ -84,6 +86,7 @@ class Condition:
             self,
             labels=function(self.labels),
             blocked={edge: function(rows) for edge, rows in self.blocked.items()},
+            nulled={stream: function(rows) for stream, rows in self.nulled.items()},
             supervised={stream: function(rows) for stream, rows in self.supervised.items()},
         )
 
@@ -91,14 +94,16 @@ class Condition:
     def concatenate(conditions: "Iterable[Condition]") -> "Condition":
         """Stacks conditions along the batch, so that several branches take one forward pass."""
         parts = list(conditions)
-        edges = {edge for part in parts for edge in part.blocked}
 
-        def rows(part: Condition, edge: tuple[str, str]) -> Tensor:
-            return part.blocked.get(edge, torch.zeros_like(part.labels, dtype=torch.bool))
+        def stack(masks: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
+            nowhere = [torch.zeros_like(part.labels, dtype=torch.bool) for part in parts]
+            keys = {key: None for mask in masks for key in mask}
+            return {key: torch.cat([m.get(key, none) for m, none in zip(masks, nowhere, strict=True)]) for key in keys}
 
         return Condition(
             labels=torch.cat([part.labels for part in parts]),
-            blocked={edge: torch.cat([rows(part, edge) for part in parts]) for edge in edges},
+            blocked=stack([part.blocked for part in parts]),
+            nulled=stack([part.nulled for part in parts]),
         )
 
 
@@ -150,8 +155,7 @@ class Component(ABC):
 class Backbone(Component, nn.Module):
     """The network: noisy streams, their times and a condition in; clean streams out.
 
-    Constructed as `Class(config, streams=..., num_classes=...)`. Raises `UserError` if the streams do not fit it (a
-    patch size that does not divide the image, a feature grid unlike the pixel grid).
+    Constructed as `Class(config, streams=..., num_classes=...)`; raises `UserError` if the streams do not fit it.
     """
 
     streams: ClassVar[tuple[str, ...]] = (PIXELS,)
@@ -170,14 +174,7 @@ class Backbone(Component, nn.Module):
 
     @abstractmethod
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
-        """Predicts the clean streams.
-
-        Args:
-            noisy: every stream of the run, shapes as in its `StreamSpec`.
-            times: one float32 time in [0, 1] per stream and sample.
-            condition: labels in [0, num_classes] and attention edges to block.
-            taps: block numbers (1 = first) whose output tokens are wanted.
-        """
+        """Predicts the clean streams from the noisy ones; `taps` are the blocks (1 = first) whose tokens are wanted."""
 
 
 class FeatureSource(Component, nn.Module):
@@ -277,8 +274,7 @@ class Step:
 
     @property
     def _encoder(self) -> FeatureSource:
-        if self.source is None:
-            raise UserError("a loss read features without declaring `needs_features = True`")
+        assert self.source is not None, "a loss that reads features must declare needs_features = True"
         return self.source
 
 
@@ -315,11 +311,15 @@ class Loss(Component, nn.Module):
 class Guidance(Component, nn.Module):
     """What is hidden from the network in training, and how branches are combined in sampling.
 
-    Constructed as `Class(config, streams=names, num_classes=...)`; raises `UserError` if a stream it needs is missing.
+    Constructed as `Class(config, streams=specs, num_classes=...)`; raises `UserError` if a stream it needs is missing.
     """
 
-    needs_blocking: ClassVar[bool] = False
+    needs_blocking: bool = False
     """Whether it blocks attention edges, so that the backbone must support it."""
+
+    def null(self, stream: str, x_t: Tensor) -> Tensor:
+        """What the network is shown instead of `x_t` in the rows of `Condition.nulled`. Default: zeros."""
+        return torch.zeros_like(x_t)
 
     @abstractmethod
     def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
@@ -356,7 +356,7 @@ class Process(Component, nn.Module):
 Velocity = Callable[[Streams, Mapping[str, float]], Streams]
 """(noisy streams, time of each stream) -> guided velocity of each stream; one network evaluation."""
 Noise = Callable[[int], Streams]
-"""k -> the k-th fresh standard normal noise for every stream; row i depends only on k, the seed and the image's index."""
+"""k -> the k-th fresh standard normal noise of every stream; row i depends only on k, the seed and the image index."""
 
 
 class Solver(Component):
@@ -364,14 +364,7 @@ class Solver(Component):
 
     @abstractmethod
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
-        """From noise at `path[stream][0]` to data at `path[stream][-1]`.
-
-        Args:
-            velocity: evaluates the guided network.
-            state: the noise, float32; is not modified.
-            path: float64 times [steps + 1] per stream on the CPU, never decreasing.
-            noise: for stochastic solvers.
-        """
+        """From noise to data, float32; `path` is what `Process.path` gives, on the CPU. `state` is not modified."""
 
 
 class ImageSet(ABC):

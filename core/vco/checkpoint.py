@@ -52,8 +52,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             shutil.rmtree(stale)
         aside.mkdir()
         for stem, tensors in checkpoint.tensors.items():
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, aside / f"{stem}.safetensors")
+            # copied even from the CPU: safetensors refuses tensors that share memory, such as tied weights
+            copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+            save_file(copies, aside / f"{stem}.safetensors")
         state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
         (aside / STATE).write_text(json.dumps(state, indent=1))
         manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
@@ -65,9 +66,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             shutil.rmtree(final)
         aside.rename(final)
         fsync(folder)
-        for old in _steps(folder)[keep:]:
+        # later ones are damaged, like the one above, and must not push out a whole one
+        for old in [path for path in _steps(folder) if _step(path) <= checkpoint.step][keep:]:
             shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UserError(f"cannot write checkpoint {final}: {error}; older checkpoints are untouched") from error
     return final
@@ -114,14 +116,18 @@ def load(path: Path) -> Checkpoint:
         if path.name != f"step-{state['step']:08d}":
             raise ValueError(f"it holds step {state['step']}")
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error})") from error
     return Checkpoint(step=state["step"], tensors=tensors, state=state)
 
 
 def _steps(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    return sorted(folder.glob("step-[0-9]*"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name[5:])
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

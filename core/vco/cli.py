@@ -74,7 +74,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", folder: Path) -> int:
-    from vco.evaluate import Evaluation, write_score
+    from vco.evaluate import Evaluation, evaluated_step, write_score
     from vco.report import write_report
     from vco.train import Training
 
@@ -90,7 +90,7 @@ def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", fold
         if stopped := training.train():
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
             return 128 + stopped
-    elif (folder / "eval.json").exists() and (folder / "report.html").exists() and not invocation.refresh:
+    elif evaluated_step(folder) == training.step and (folder / "report.html").exists() and not invocation.refresh:
         say(f"this run is finished ({training.step} steps): see {folder / 'report.html'}")
         say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
         return 0
@@ -98,6 +98,7 @@ def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", fold
     if accelerator.is_main_process:
         if invocation.refresh:
             training.sample()
+        (folder / "report.html").unlink(missing_ok=True)  # until there is one of this score
         write_score(score, run, training.step, folder)
         write_report(folder, f"{folder.name}: {score.metric} {score.value:.3f}")
     say(

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from math import gcd
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vco.api import ImageSet
+from vco.errors import UserError
 from vco.randomness import generator, seed_of
 
 
@@ -18,9 +20,9 @@ class Order:
     """The images of every global batch.
 
     Plain shuffling runs through one permutation of the set per epoch. With `samples_per_class` = m, a batch holds
-    batch_size / m whole class groups: classes take turns in a random order, and each class runs through permutations of
-    its own images. Groups are global: no process or accumulation step sees a part of one (V-Co's reference groups per
-    GPU, so that there the GPU count changes the method; mechanisms of section 11.4).
+    batch_size / m whole class groups: classes take turns in a random order, all equally often, and each class runs
+    through permutations of its own images. Groups are global: no process or accumulation step sees a part of one
+    (V-Co's reference groups per GPU, so that there the GPU count changes the method).
     """
 
     def __init__(self, labels: Tensor, *, seed: int, batch_size: int, samples_per_class: int = 0) -> None:
@@ -28,11 +30,16 @@ class Order:
         self.seed = seed
         self.batch_size = batch_size
         self.samples_per_class = samples_per_class
+        self._classes: list[Tensor] = []
         if samples_per_class:
-            self._classes: list[Tensor] = [
-                torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()
-            ]
-        self._permutation = lru_cache(maxsize=4096)(self._draw_permutation)
+            self._classes = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
+            if (groups := batch_size // samples_per_class) > len(self._classes):
+                raise UserError(
+                    f"a batch of {groups} class groups needs as many classes with images, but the training set has "
+                    f"{len(self._classes)}; raise --train.samples-per-class or lower --train.batch-size"
+                )
+        # what two neighbouring steps need, and no more: a permutation of ImageNet takes 10 MB
+        self._permutation = lru_cache(maxsize=2 + 2 * len(self._classes))(self._draw_permutation)
 
     def _draw_permutation(self, size: int, *key: int | str) -> Tensor:
         return torch.randperm(size, generator=generator(self.seed, "order", *key))
@@ -43,11 +50,15 @@ class Order:
             return self._stream(torch.arange(len(self.labels)), step * self.batch_size, self.batch_size)
         size = self.samples_per_class
         groups = self.batch_size // size
-        turns = len(self._classes) // groups
-        turn, place = divmod(step, turns)
-        order = self._permutation(len(self._classes), "classes", turn).tolist()
-        chosen = order[place * groups : (place + 1) * groups]
-        parts = [self._stream(self._classes[c], turn * size, size, c) for c in chosen]
+        count = len(self._classes)
+        # In a turn, batches cut one cyclic order of the classes: distinct in a batch, all equally often in the turn.
+        rounds = groups // gcd(groups, count)
+        turn, place = divmod(step, count // gcd(groups, count))
+        order: list[int] = self._permutation(count, "classes", turn).tolist()
+        parts: list[tuple[Tensor, Tensor]] = []
+        for position in range(place * groups, (place + 1) * groups):
+            c, visit = order[position % count], turn * rounds + position // count
+            parts.append(self._stream(self._classes[c], visit * size, size, c))
         return torch.cat([index for index, _ in parts]), torch.cat([epoch for _, epoch in parts])
 
     def _stream(self, members: Tensor, start: int, count: int, *key: int) -> tuple[Tensor, Tensor]:

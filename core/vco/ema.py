@@ -27,6 +27,8 @@ class EMA:
         current = self.module.state_dict()
         floating = [name for name, value in current.items() if value.is_floating_point()]
         for decay, average in zip(self.decays, self.averages, strict=True):
-            torch._foreach_lerp_([average[n] for n in floating], [current[n] for n in floating], 1.0 - decay)
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+                [average[n] for n in floating], [current[n] for n in floating], 1.0 - decay
+            )
             for name in current.keys() - set(floating):
                 average[name].copy_(current[name])

@@ -131,6 +131,14 @@ class Evaluation:
         return self.evaluator.perceive(blank).pooled.shape[1]
 
 
+def evaluated_step(folder: Path) -> int | None:
+    """The step that `folder`/eval.json is about; None if there is none that can be read."""
+    try:
+        return json.loads((folder / "eval.json").read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_score(score: Score, run: Run, step: int, folder: Path) -> None:
     """Writes eval.json: the score and all that it depends on."""
     config = run.config

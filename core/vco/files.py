@@ -57,9 +57,15 @@ def lock(folder: Path) -> IO[str]:
     Raises:
         UserError: if another process holds the lock.
     """
-    file = (folder / ".lock").open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run folder {folder}: {error.strerror}; choose another one with --output-dir"
+        ) from error
+    try:
+        # unlike flock, not inherited by reader processes, which may outlive a killed run by seconds
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise UserError(

@@ -3,9 +3,10 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vco import flow
@@ -13,6 +14,7 @@ from vco.api import (
     PIXELS,
     Adapter,
     Backbone,
+    Component,
     Condition,
     FeatureSource,
     Guidance,
@@ -23,7 +25,6 @@ from vco.api import (
     StreamSpec,
     Times,
 )
-from vco.data import to_float
 from vco.randomness import generator
 
 
@@ -45,6 +46,15 @@ class Draw:
             condition=self.condition.map(function),
             weights={stream: function(weight) for stream, weight in self.weights.items()},
         )
+
+
+def show(guidance: Guidance, noisy: Streams, condition: Condition) -> Streams:
+    """What the network is shown: the noisy streams, guidance's null in the rows that the condition names."""
+    shown = dict(noisy)
+    for stream, rows in condition.nulled.items():
+        x_t = noisy[stream]
+        shown[stream] = torch.where(rows.view(-1, *[1] * (x_t.ndim - 1)), guidance.null(stream, x_t), x_t)
+    return shown
 
 
 class Objective(nn.Module):
@@ -70,7 +80,7 @@ class Objective(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.adapter = adapter
-        self.losses = nn.ModuleDict(losses)
+        self.losses: Mapping[str, Loss] = cast(Any, nn.ModuleDict(losses))
         self.guidance = guidance
         self.process = process
         self.specs = dict(specs)
@@ -94,7 +104,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        images: UInt8[Tensor, "b c h w"],
+        images: Float[Tensor, "b c h w"],
         labels: Int[Tensor, " b"],
         draw: Draw,
         noise: Streams,
@@ -103,7 +113,7 @@ class Objective(nn.Module):
         """The losses of (a share of) a batch by name.
 
         Args:
-            images: uint8, the clean images.
+            images: the clean images, in [-1, 1].
             labels: their true classes.
             draw: times and conditions of these rows.
             noise: standard normal, one tensor per stream.
@@ -112,17 +122,16 @@ class Objective(nn.Module):
         Returns:
             The unweighted losses and, as "loss", their weighted total: the one to differentiate.
         """
-        pixels = to_float(images)
-        clean: Streams = {PIXELS: pixels}
-        target: Streams = {PIXELS: pixels}
+        clean: Streams = {PIXELS: images}
+        target: Streams = {PIXELS: images}
         losses: dict[str, Tensor] = {}
-        total = pixels.new_zeros(())
+        total = images.new_zeros(())
 
         features = None
         if len(self.specs) > 1:
             assert self.source is not None
             with torch.no_grad():
-                features = self.source(pixels)
+                features = self.source(images)
             adapted = self.adapter(features)
             clean |= adapted.value
             target |= adapted.target
@@ -133,7 +142,8 @@ class Objective(nn.Module):
             stream: flow.corrupt(clean[stream], noise[stream], draw.times[stream], spec.noise_scale)
             for stream, spec in self.specs.items()
         }
-        denoised = self.backbone(noisy, draw.times, draw.condition, self.taps)
+        shown = show(self.guidance, noisy, draw.condition)
+        denoised = self.backbone(shown, draw.times, draw.condition, self.taps)
 
         for stream in self.specs:
             # the difference of both velocities, in which x_t cancels
@@ -143,7 +153,7 @@ class Objective(nn.Module):
 
         step = Step(
             number=number,
-            images=pixels,
+            images=images,
             labels=labels,
             times=draw.times,
             condition=draw.condition,
@@ -168,5 +178,10 @@ class Objective(nn.Module):
 
     def metrics(self) -> dict[str, Tensor]:
         """What the components measure for the log, as "kind.metric"."""
-        parts = {"adapter": self.adapter, "backbone": self.backbone, "process": self.process, **self.losses}
+        parts: dict[str, Component] = {
+            "adapter": self.adapter,
+            "backbone": self.backbone,
+            "process": self.process,
+            **self.losses,
+        }
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.metrics().items()}

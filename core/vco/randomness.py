@@ -6,7 +6,6 @@ So nothing random has to be stored for a resume, and neither the number of reade
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from math import prod
 
 import torch
 
@@ -34,9 +33,9 @@ def noise(
     """
     first = seed_of(*key)
     source = torch.Generator(device)
-    sizes = {name: prod(spec.shape) for name, spec in specs.items()}
-    rows = torch.empty(len(slots), sum(sizes.values()), device=device)
-    for row, slot in zip(rows, slots, strict=True):
-        torch.randn(row.shape, generator=source.manual_seed(first + slot), out=row)
-    parts = rows.split(list(sizes.values()), dim=1)
-    return {name: part.unflatten(1, specs[name].shape) for name, part in zip(sizes, parts, strict=True)}
+    streams = {name: torch.empty(len(slots), *spec.shape, device=device) for name, spec in specs.items()}
+    for row, slot in enumerate(slots):
+        source.manual_seed(first + slot)
+        for rows in streams.values():  # one after the other: a stream that is added changes none before it
+            torch.randn(rows.shape[1:], generator=source, out=rows[row])
+    return streams

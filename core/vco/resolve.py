@@ -82,7 +82,7 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
         raise UserError("\n".join([*errors, where + one_line(error)])) from error
     given: _Layer = {}
     for layer in (*layers, line):
-        _stack(given, layer)
+        _stack(given, layer, catalog)
 
     losses = given.get("loss", Given((), ""))
     wanted = {path: given.get(path) for path in CHOICES if path != "loss"}
@@ -210,17 +210,33 @@ def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> No
     layer["loss"] = Given(tuple(names), source)
 
 
-def _stack(given: _Layer, upper: _Layer) -> None:
-    """Puts a layer on top; what lower layers set for a component that is no longer chosen goes."""
+def _stack(given: _Layer, upper: _Layer, catalog: Catalog) -> None:
+    """Puts a layer on top; what lower layers set for a component that is no longer chosen goes.
+
+    Options that both components inherit from one config class (the width of a JiT, the interval of guidance) stay.
+    """
     for key in upper.keys() & CHOICES.keys() & given.keys():
         former, new = given[key].value, upper[key].value
-        gone = [f"loss.{name}." for name in set(former) - set(new)] if key == "loss" else [f"{key}."] * (former != new)
-        for option in [option for option in given if option.startswith(tuple(gone))]:
+        if former == new:
+            continue
+        gone = [f"loss.{name}." for name in set(former) - set(new)] if key == "loss" else [f"{key}."]
+        kept = {f"{key}.{name}" for name in _common(CHOICES[key][0], former, new, catalog)} if key != "loss" else set()
+        for option in [option for option in given if option.startswith(tuple(gone)) and option not in kept]:
             del given[option]
     given.update(upper)
     losses: list[str] = list(given["loss"].value) if "loss" in given else []
     for key in [key for key in upper if key.startswith("loss.") and key.count(".") == 1 and len(losses) == 1]:
         given[f"loss.{losses[0]}.{key[5:]}"] = given.pop(key)  # --loss.OPTION means the only loss
+
+
+def _common(kind: str, former: Any, new: Any, catalog: Catalog) -> set[str]:
+    """Fields that the configs of two components inherit from the same class."""
+    try:
+        configs = [catalog.get(kind, str(name)).load().Config for name in (former, new)]
+    except UserError:  # said where the new one is loaded
+        return set()
+    shared = set(configs[0].__mro__) & set(configs[1].__mro__)
+    return {name for cls in shared if attrs.has(cls) for name in vars(cls).get("__annotations__", {})}
 
 
 def _load(path: str, name: Given | None, catalog: Catalog, errors: list[str]) -> type[Any] | None:

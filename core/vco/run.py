@@ -87,15 +87,13 @@ def assemble(
         torch.manual_seed(config.seed)
         if read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream:
             source = fit.build("features", image_shape=data.image_shape)
-            features = source.spec
-        else:
-            features = StreamSpec(shape=(1, 1), grid=(1, 1))  # an idle adapter's input
-        adapter = fit.build("adapter", features=features)
+        # an adapter that idles needs some input to be built for
+        adapter = fit.build("adapter", features=source.spec if source else StreamSpec(shape=(1, 1), grid=(1, 1)))
         offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
         fit.check_streams(accepted, set(offered))
         specs |= offered
-        guidance: Guidance = fit.build("guidance", streams=tuple(specs), num_classes=data.num_classes)
-        fit.check_blocking()
+        guidance: Guidance = fit.build("guidance", streams=specs, num_classes=data.num_classes)
+        fit.check_blocking(guidance.needs_blocking)
         fit.raise_problems()
         process: Process = fit.build("process", streams=tuple(specs))
         backbone: Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
@@ -172,9 +170,8 @@ class _Fit:
                 f"which {self.name('adapter')} does not make"
             )
 
-    def check_blocking(self) -> None:
-        guidance, backbone = self.config.guidance.component, self.config.backbone.component
-        if guidance.needs_blocking and not backbone.supports_blocking:
+    def check_blocking(self, needed: bool) -> None:
+        if needed and not self.config.backbone.component.supports_blocking:
             fitting = self.others("backbones", lambda b: b.supports_blocking)
             self.problems.append(
                 f"{self.name('guidance')} blocks attention between streams, which {self.name('backbone')} cannot; "

@@ -11,31 +11,28 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vco import flow
-from vco.api import PIXELS, Condition, Solver, Streams, Velocity
+from vco.api import PIXELS, Backbone, Condition, Guidance, Solver, Streams, Velocity
 from vco.data import to_uint8
 from vco.files import write_atomic
-from vco.objective import Objective
+from vco.objective import Objective, show
 from vco.randomness import noise
 from vco.run import Run
 
 
-def guided_velocity(objective: Objective, labels: Int[Tensor, " b"]) -> Velocity:
+def guided_velocity(backbone: Backbone, guidance: Guidance, labels: Int[Tensor, " b"]) -> Velocity:
     """The velocity of all streams under guidance; all branches are evaluated in one batched forward pass.
 
     Source: V-Co, section 11.5 of its specification; velocity = (clean - noisy) / max(1 - t, 0.05).
     """
-    guidance = objective.guidance
 
     def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
         branches = guidance.branches(labels, times)
         count = len(branches)
+        condition = Condition.concatenate(branches.values())
         noisy = {stream: x_t.repeat(count, *[1] * (x_t.ndim - 1)) for stream, x_t in state.items()}
-        rows = len(labels) * count
-        t = {stream: torch.full((rows,), times[stream], device=labels.device) for stream in state}
-        denoised = objective.backbone(noisy, t, Condition.concatenate(branches.values()))
-        parts = {
-            stream: flow.velocity(denoised.clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state
-        }
+        t = {stream: torch.full((len(labels) * count,), times[stream], device=labels.device) for stream in state}
+        clean = backbone(show(guidance, noisy, condition), t, condition).clean
+        parts = {stream: flow.velocity(clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state}
         each = {branch: {stream: part[i] for stream, part in parts.items()} for i, branch in enumerate(branches)}
         return guidance.combine(each, times)
 
@@ -62,7 +59,7 @@ def sample(
     specs = objective.specs
     state = noise(specs, indices, seed, "sampling")
     state = {stream: (x * specs[stream].noise_scale).to(device) for stream, x in state.items()}
-    velocity = guided_velocity(objective, labels.to(device))
+    velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device))
 
     def fresh(k: int) -> Streams:
         return {stream: eps.to(device) for stream, eps in noise(specs, indices, seed, "solver", k).items()}

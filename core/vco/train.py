@@ -4,10 +4,11 @@ Accelerate gives devices, DDP and autocast. The host waits for the device only w
 """
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,9 +37,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._former = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._pending: tuple[Any, Tensor] | None = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -46,6 +46,11 @@ class StopFlag:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number
+
+    def close(self) -> None:
+        """Signals do again what they did before."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
     def agreed(self) -> int:
         """The signal that some process has got, the same answer in all processes; 0 if none.
@@ -113,7 +118,6 @@ class Training:
         """
         model: Any = self.accelerator.prepare(self.objective)
         model.train()
-        stop = StopFlag()
         total = self.config.steps
         if self.step == 0:
             self.sample()
@@ -125,27 +129,24 @@ class Training:
             workers=self.config.workers,
             timeout=self.config.timeout,
         )
-        log = _Log(self.accelerator, total, self.step, self.config.batch_size)
         saved = self.step
-        while self.step < total:
-            stopping = stop.agreed()
-            if stopping:
-                break
-            log.add(self._one_step(model, reader))
-            self.step += 1
-            last = self.step == total
-            if last or self.step % self.config.log_every == 0:
-                self._log(log)
-            if last or self.step % self.config.sample_every == 0:
-                self.sample()
-                model.train()
-            if last or self.step % self.config.checkpoint_every == 0:
-                self._save()
-                saved = self.step
-        log.close()
-        if saved != self.step:
-            self._save()
-        return stop.agreed() if self.step < total else 0
+        log = _Log(self.accelerator, total, self.step, self.config.batch_size)
+        with closing(log), closing(StopFlag()) as stop:
+            while not (stopping := stop.agreed()) and self.step < total:
+                log.add(self._one_step(model, reader))
+                self.step += 1
+                last = self.step == total
+                if last or self.step % self.config.log_every == 0:
+                    self._log(log)
+                if last or self.step % self.config.sample_every == 0:
+                    self.sample()
+                    model.train()
+                if last or self.step % self.config.checkpoint_every == 0:
+                    self._save(log)
+                    saved = self.step
+            if saved != self.step:
+                self._save(log)
+        return stopping
 
     def _one_step(self, model: Any, reader: Iterator[Tensor]) -> dict[str, Tensor]:
         # Whatever draws from the ambient generator (dropout) is then counted too.
@@ -165,7 +166,7 @@ class Training:
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 losses: dict[str, Tensor] = model(
-                    next(reader).to(self.device, non_blocking=True),
+                    to_float(next(reader).to(self.device, non_blocking=True)),
                     self._send(labels[rows]),
                     draw.map(lambda rows_of: self._send(rows_of[rows])),  # noqa: B023 (used at once)
                     noise(self.objective.specs, slots, self.seed, "noise", device=self.device),
@@ -225,18 +226,19 @@ class Training:
         values = log.means()
         values |= {name: float(value) for name, value in self.objective.metrics().items()}
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.speed()}
-        if bad := [name for name, value in values.items() if value != value or abs(value) == float("inf")]:
-            raise TrainingStoppedError(self._diverged(f"{', '.join(bad)} became NaN or infinite"))
+        self._check(values)
         if self.accelerator.is_main_process:
             log.show(self.step, values)
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, **values}) + "\n")
 
-    def _diverged(self, what: str) -> str:
-        return (
-            f"training stopped: {what} before step {self.step}; the checkpoints in {self.folder / 'checkpoints'} are "
-            "from before that. Lower --train.learning-rate, or look at the loss that is named"
-        )
+    def _check(self, values: Mapping[str, float]) -> None:
+        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise TrainingStoppedError(
+                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; the checkpoints in "
+                f"{self.folder / 'checkpoints'} are from before that. Lower --train.learning-rate, or look at the loss "
+                "that is named"
+            )
 
     def _keep_metrics(self, step: int) -> None:
         """Drops log lines of steps that will be repeated, and a line cut short by a kill."""
@@ -273,9 +275,9 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def _save(self) -> None:
-        if not torch.stack([p.isfinite().all() for p in self.parameters.values()]).all():
-            raise TrainingStoppedError(self._diverged("the weights became NaN or infinite"))
+    def _save(self, log: "_Log") -> None:
+        finite = torch.stack([p.isfinite().all() for p in self.parameters.values()]).all()
+        self._check({**log.means(), "the weights": 0.0 if finite else math.nan})
         if self.accelerator.is_main_process:
             moments = self.optimizer.state_dict()["state"]
             named = dict(enumerate(self.parameters))

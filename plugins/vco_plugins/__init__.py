@@ -46,6 +46,7 @@ def vco_guidance() -> dict[str, str]:
     return {
         "cfg": "vco_plugins.guidance.cfg:CFG",
         "structural": "vco_plugins.guidance.structural:Structural",
+        "representation": "vco_plugins.guidance.representation:Representation",
     }
 
 

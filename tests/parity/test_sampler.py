@@ -1,23 +1,22 @@
 """Whole sampling runs against the published code."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from parity.goldens import assert_close, load_backbone, load_golden, thinned
 
-from vco import flow
-from vco.api import FEATURES, PIXELS, Condition, Streams
+from vco.api import FEATURES, PIXELS, StreamSpec
+from vco.sample import guided_velocity
 from vco_plugins.guidance.structural import Structural
 from vco_plugins.processes.shared import Shared
 from vco_plugins.solvers.euler import Euler
 from vco_plugins.solvers.heun import Heun
 
 STEPS = 6
-STREAMS = (PIXELS, FEATURES)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sample_heun_mask_cfg1.8": (Heun, {"scale": 1.8, "low": 0.1, "high": 1.0}),
+    "sample_heun_zero_null": (Heun, {"scale": 1.8, "low": 0.1, "high": 1.0, "null": "zero"}),
     "sample_euler_mask_cfg3_interval0.2_0.8": (
         Euler,
         {"scale": 3.0, "feature_scale": 2.0, "low": 0.2, "high": 0.8},
@@ -37,18 +36,10 @@ def test_images_are_those_of_the_published_sampler(name: str) -> None:
     }
     backbone = load_backbone(golden, image_size=(noise[PIXELS].shape[2], noise[PIXELS].shape[3])).eval()
     num_classes = len(golden.weights["y_embedder.embedding_table.weight"]) - 1
-    guidance = Structural(Structural.Config(**options), streams=STREAMS, num_classes=num_classes)
+    streams = {name: StreamSpec(shape=tuple(x.shape[1:])) for name, x in noise.items()}
+    guidance = Structural(Structural.Config(**options), streams=streams, num_classes=num_classes)
 
-    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
-        branches = guidance.branches(labels, times)
-        copies = len(branches)
-        noisy = {stream: torch.cat([x] * copies) for stream, x in state.items()}
-        t = {stream: torch.full((copies * len(labels),), at) for stream, at in times.items()}
-        clean = backbone(noisy, t, Condition.concatenate(branches.values())).clean
-        both = {stream: flow.velocity(clean[stream], noisy[stream], t[stream]).chunk(copies) for stream in noisy}
-        split = {branch: {stream: v[k] for stream, v in both.items()} for k, branch in enumerate(branches)}
-        return guidance.combine(split, times)
-
-    path = Shared(Shared.Config(), streams=STREAMS).path(STEPS)
+    path = Shared(Shared.Config(), streams=(PIXELS, FEATURES)).path(STEPS)
+    velocity = guided_velocity(backbone, guidance, labels)
     clean = solver(solver.Config()).integrate(velocity, noise, path, lambda k: {})
     assert_close(thinned(clean)[PIXELS], golden.outputs["image"])

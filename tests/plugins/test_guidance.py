@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vco.api import FEATURES, PIXELS, Condition, Guidance, UserError
+from vco.api import Condition, FEATURES, Guidance, PIXELS, StreamSpec, UserError
 from vco_plugins.guidance.cfg import CFG
 from vco_plugins.guidance.structural import Structural
 
@@ -15,8 +15,12 @@ LABELS = torch.tensor([0, 3, 6])
 both = pytest.mark.parametrize("kind", KINDS)
 
 
+def specs(*streams: str) -> dict[str, StreamSpec]:
+    return {stream: StreamSpec(shape=(1,)) for stream in streams}
+
+
 def make(kind: Any, **options: Any) -> Guidance:
-    return kind(kind.Config(**options), streams=(PIXELS, FEATURES), num_classes=NULL)
+    return kind(kind.Config(**options), streams=specs(PIXELS, FEATURES), num_classes=NULL)
 
 
 def at(t: float, features: float | None = None) -> dict[str, float]:
@@ -140,11 +144,12 @@ def test_feature_scale_defaults_to_the_pixels_scale(kind: Any) -> None:
 
 def test_structural_refuses_a_run_without_features() -> None:
     with pytest.raises(UserError, match="features"):
-        Structural(Structural.Config(), streams=(PIXELS,), num_classes=NULL)
+        Structural(Structural.Config(), streams=specs(PIXELS), num_classes=NULL)
 
 
 def test_only_structural_needs_a_backbone_that_blocks_attention() -> None:
-    assert Structural.needs_blocking
+    assert make(Structural).needs_blocking
+    assert not make(Structural, null="zero").needs_blocking
     assert not CFG.needs_blocking
 
 

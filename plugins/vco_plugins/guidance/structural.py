@@ -1,90 +1,62 @@
 """V-Co's structural guidance."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import and_, ge, le, optional
+from attrs.validators import in_
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from vco.api import FEATURES, PIXELS, Condition, Guidance, Streams, UserError
-from vco.flow import guided, in_interval
-
-
-def _above_low(config: Any, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if value <= config.low:
-        raise ValueError(f"high ({value}) must be above low ({config.low}); scale=1 turns guidance off")
+from vco.api import FEATURES, PIXELS, Condition, StreamSpec, UserError
+from vco_plugins.interval import IntervalConfig, IntervalGuidance
 
 
-class Structural(Guidance):
-    """Guidance whose null branch lacks the label and masks the features from the pixels [V-Co].
+class Structural(IntervalGuidance):
+    """Guidance whose null branch lacks the label and, for the pixels, the features: masked, zeroed or learned [V-Co].
 
-    In training one draw per sample drops both, and the feature loss skips the dropped samples. The feature
-    stream's own null branch still sees the pixels unless `symmetric` is set.
+    In training one draw per sample drops both, and the feature loss skips the dropped samples. With the mask, the
+    feature stream's own null branch still sees the pixels unless `symmetric` is set.
 
     Raises:
         UserError: If the run has no feature stream.
 
-    Source: V-Co (arXiv 2603.16792), structural masking with joint dropout; interval as in JiT (arXiv
-        2511.13720).
+    Source: V-Co (arXiv 2603.16792), structural masking with joint dropout; the zeroed and the learned null are rows of
+        its ablation. The interval is JiT's (arXiv 2511.13720).
     """
 
-    needs_blocking: ClassVar[bool] = True
-
     @attrs.frozen(kw_only=True)
-    class Config(Guidance.Config):
+    class Config(IntervalConfig):
         """What a user may set."""
 
-        scale: float = attrs.field(default=1.8, validator=ge(0.0))
-        """Guidance scale of the pixels, at least 0; 1 guides nothing (V-Co: 1.8 for B and L, 1.5 for H)."""
-        feature_scale: float | None = attrs.field(default=None, validator=optional(ge(0.0)))
-        """Guidance scale of all other streams, at least 0; by default as `scale`."""
-        low: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
-        """Guided only at times above this, in [0, 1]; 0 is noise and includes the first step."""
-        high: float = attrs.field(default=1.0, validator=[and_(ge(0.0), le(1.0)), _above_low])
-        """Guided only at times below this, in [0, 1]; 1 is data."""
-        drop: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
-        """Probability that a training sample loses its label and its feature keys together, in [0, 1]."""
+        null: Literal["mask", "zero", "learned"] = attrs.field(
+            default="mask", validator=in_(("mask", "zero", "learned"))
+        )
+        """How the features are hidden: attention to them is blocked, or zeros or a learned token are shown instead."""
         symmetric: bool = False
-        """Whether the feature stream's queries lose the pixel keys too."""
+        """With null=mask: whether the feature stream's queries lose the pixel keys too."""
 
-    def __init__(self, config: Config, *, streams: tuple[str, ...], num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        super().__init__(config, streams=streams, num_classes=num_classes)
         if FEATURES not in streams:
             raise UserError(
-                f"--guidance structural hides the stream {FEATURES!r}, but the run has only {list(streams)}: "
+                f"guidance structural hides the stream {FEATURES!r}, but this run has only {', '.join(streams)}: "
                 "choose a backbone that denoises it, such as jit-dual, or --guidance cfg"
             )
-        self.config = config
-        self.num_classes = num_classes
+        self.needs_blocking = config.null == "mask"
+        if config.null == "learned":
+            self.token = nn.Parameter(torch.zeros(streams[FEATURES].shape[-1]))
 
-    def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
-        draws = torch.rand(len(labels), generator=generator, device=generator.device)
-        dropped = (draws < self.config.drop).to(labels.device)
-        return replace(self._without(labels, dropped), supervised={FEATURES: ~dropped})
+    def null(self, stream: str, x_t: Tensor) -> Tensor:
+        return self.token.expand_as(x_t).to(x_t.dtype) if self.config.null == "learned" else torch.zeros_like(x_t)
 
-    def branches(self, labels: Int[Tensor, " b"], times: Mapping[str, float]) -> dict[str, Condition]:
-        branches = {"conditional": Condition(labels=labels)}
-        if any(self._scale(name, t) != 1 for name, t in times.items()):
-            branches["null"] = self._without(labels, torch.ones_like(labels, dtype=torch.bool))
-        return branches
-
-    def combine(self, velocities: Mapping[str, Streams], times: Mapping[str, float]) -> Streams:
-        conditional = velocities["conditional"]
-        null = velocities.get("null", conditional)
-        return {name: guided(v, null[name], self._scale(name, times[name])) for name, v in conditional.items()}
-
-    def _without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:
-        """The condition whose dropped rows have neither label nor (for the pixels) features."""
+    def without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:
         edges = [(PIXELS, FEATURES), (FEATURES, PIXELS)] if self.config.symmetric else [(PIXELS, FEATURES)]
-        return Condition(labels=labels.masked_fill(dropped, self.num_classes), blocked=dict.fromkeys(edges, dropped))
-
-    def _scale(self, stream: str, t: float) -> float:
-        """The stream's guidance scale at this time; 1 outside the interval."""
-        config = self.config
-        if not in_interval(t, config.low, config.high):
-            return 1.0
-        return config.scale if stream == PIXELS or config.feature_scale is None else config.feature_scale
+        masked = self.config.null == "mask"
+        return Condition(
+            labels=labels.masked_fill(dropped, self.num_classes),
+            blocked=dict.fromkeys(edges, dropped) if masked else {},
+            nulled={} if masked else {FEATURES: dropped},
+            supervised={FEATURES: ~dropped},
+        )

@@ -1,0 +1,75 @@
+"""What guidance of two branches has in common: dropout in training, a scale per stream and an interval in sampling."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from attrs.validators import and_, ge, le, optional
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from vco.api import PIXELS, Condition, Guidance, Streams, StreamSpec
+from vco.flow import guided, in_interval
+
+
+def _above_low(config: Any, attribute: "attrs.Attribute[float]", value: float) -> None:
+    if value <= config.low:
+        raise ValueError(f"high ({value}) must be above low ({config.low}); scale=1 turns guidance off")
+
+
+@attrs.frozen(kw_only=True)
+class IntervalConfig(Guidance.Config):
+    """What a user may set; common to all guidance of two branches."""
+
+    scale: float = attrs.field(default=1.8, validator=ge(0.0))
+    """Guidance scale of the pixels, at least 0; 1 is the conditional branch (V-Co: 1.8 for B and L, 1.5 for H)."""
+    feature_scale: float | None = attrs.field(default=None, validator=optional(ge(0.0)))
+    """Guidance scale of all other streams, at least 0; by default as `scale`."""
+    low: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
+    """Guided only at times above this, in [0, 1]; 0 is noise and includes the first step."""
+    high: float = attrs.field(default=1.0, validator=[and_(ge(0.0), le(1.0)), _above_low])
+    """Guided only at times below this, in [0, 1]; 1 is data."""
+    drop: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
+    """Probability that a training sample is given as in the null branch, in [0, 1]."""
+
+
+class IntervalGuidance(Guidance):
+    """Two branches, "conditional" and "null": v = v_null + scale * (v_conditional - v_null) within low < t < high.
+
+    A stream's scale is 1 outside the interval of its own time, and the null branch is evaluated only where some scale
+    is not 1. A subclass says what the null branch lacks.
+
+    Source: Ho and Salimans (arXiv 2207.12598), eq. 6 with w = scale - 1; Kynkäänniemi et al. (arXiv 2404.07724).
+    """
+
+    def __init__(self, config: IntervalConfig, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:
+        """The condition whose dropped rows are those of the null branch."""
+
+    def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
+        draws = torch.rand(len(labels), generator=generator, device=generator.device)
+        return self.without(labels, (draws < self.config.drop).to(labels.device))
+
+    def branches(self, labels: Int[Tensor, " b"], times: Mapping[str, float]) -> dict[str, Condition]:
+        branches = {"conditional": Condition(labels=labels)}
+        if any(self._scale(stream, t) != 1 for stream, t in times.items()):
+            branches["null"] = self.without(labels, torch.ones_like(labels, dtype=torch.bool))
+        return branches
+
+    def combine(self, velocities: Mapping[str, Streams], times: Mapping[str, float]) -> Streams:
+        conditional = velocities["conditional"]
+        null = velocities.get("null", conditional)
+        return {name: guided(v, null[name], self._scale(name, times[name])) for name, v in conditional.items()}
+
+    def _scale(self, stream: str, t: float) -> float:
+        config = self.config
+        if not in_interval(t, config.low, config.high):
+            return 1.0
+        return config.scale if stream == PIXELS or config.feature_scale is None else config.feature_scale
