@@ -1,6 +1,7 @@
 """The two commands: `vco-run` trains, samples, evaluates and reports; `vco` holds the other verbs."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vco.errors import UserError
+from vco.errors import TrainingStoppedError, UserError
 from vco.plugins import describe, load_catalog
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def main_run(argv: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print("\n".join(f"vco-run: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         return error.status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"vco-run: {error}; free some space, then the same command goes on", file=sys.stderr, flush=True)
+        return TrainingStoppedError.status
     except KeyboardInterrupt:
         return 130
 
@@ -226,14 +232,8 @@ def _description(invocation: "Invocation", run: "Run", device: str) -> str:
     used = "features" if objective.source is not None else "features (not used)"
     rows = [
         ("preset", invocation.preset or "none"),
-        (
-            "data",
-            f"{config.data.name}: {run.data.num_classes} classes, {'x'.join(map(str, run.data.image_shape))}",
-        ),
-        (
-            "backbone",
-            f"{config.backbone.name}: {count(objective.backbone)}, {objective.backbone.depth} blocks",
-        ),
+        ("data", f"{config.data.name}: {run.data.num_classes} classes, {'x'.join(map(str, run.data.image_shape))}"),
+        ("backbone", f"{config.backbone.name}: {count(objective.backbone)}, {objective.backbone.depth} blocks"),
         (used, config.features.name),
         ("adapter", f"{config.adapter.name}: {count(objective.adapter)}"),
         ("streams", streams),

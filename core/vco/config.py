@@ -158,11 +158,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 
 
 def build(
-    cls: type[Any],
-    given: Mapping[str, Given],
-    path: str,
-    errors: list[str],
-    ready: Mapping[str, Any] | None = None,
+    cls: type[Any], given: Mapping[str, Given], path: str, errors: list[str], ready: Mapping[str, Any] | None = None
 ) -> Any:
     """Makes an object of an attrs class, or returns None after adding every mistake to `errors`.
 

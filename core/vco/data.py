@@ -113,7 +113,13 @@ def read(
         # without a generator of its own, starting the loader would draw from the ambient one
         generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except UserError as error:
+        if not workers:
+            raise
+        # what a reader process raised arrives with that process's traceback, the sentence in its last line
+        raise UserError(str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ")) from error
 
 
 def chunks(indices: list[int], size: int) -> list[list[tuple[int, int]]]:

@@ -15,10 +15,7 @@ EPS_T: Final = 0.05
 
 
 def corrupt(
-    clean: Float[Tensor, "b *shape"],
-    noise: Float[Tensor, "b *shape"],
-    t: Float[Tensor, " b"],
-    noise_scale: float = 1.0,
+    clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], t: Float[Tensor, " b"], noise_scale: float = 1.0
 ) -> Float[Tensor, "b *shape"]:
     """Returns x_t = t * clean + (1 - t) * noise_scale * noise in `clean`'s dtype; `noise` is unit normal."""
     t = _per_row(t, clean)

@@ -62,7 +62,7 @@ class Objective(nn.Module):
 
     The frozen feature source takes part but is not a submodule: it belongs in no checkpoint and no average.
 
-    Source: V-Co, sections 11.1-11.3 of its specification; docs/concepts.md, "One training step".
+    Source: V-Co (arXiv 2603.16792); docs/concepts.md, "One training step".
     """
 
     def __init__(
@@ -103,12 +103,7 @@ class Objective(nn.Module):
         return Draw(times=times, condition=condition, weights=weights)
 
     def forward(
-        self,
-        images: Float[Tensor, "b c h w"],
-        labels: Int[Tensor, " b"],
-        draw: Draw,
-        noise: Streams,
-        number: int = 0,
+        self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"], draw: Draw, noise: Streams, number: int = 0
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses of (a share of) a batch by name.
 

@@ -23,13 +23,7 @@ pre { background: #f5f5f2; padding: 1rem; overflow-x: auto; font-size: .85rem }
 def write_report(folder: Path, title: str) -> Path:
     """Writes `folder`/report.html from the files of a run folder; what is not there yet is left out."""
     records = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        _score(folder),
-        _samples(folder),
-        _curves(records),
-        _settings(folder),
-    ]
+    parts = [f"<h1>{html.escape(title)}</h1>", _score(folder), _samples(folder), _curves(records), _settings(folder)]
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"

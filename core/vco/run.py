@@ -6,18 +6,7 @@ from typing import Any
 import attrs
 import torch
 
-from vco.api import (
-    PIXELS,
-    Adapter,
-    Backbone,
-    Data,
-    FeatureSource,
-    Guidance,
-    Loss,
-    Process,
-    Solver,
-    StreamSpec,
-)
+from vco.api import PIXELS, Adapter, Backbone, Data, FeatureSource, Guidance, Loss, Process, Solver, StreamSpec
 from vco.errors import UserError
 from vco.objective import Objective
 from vco.registry import Catalog
@@ -99,10 +88,7 @@ def assemble(
         backbone: Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
         built: dict[str, Loss] = {
             name: choice.component(
-                choice.config,
-                width=backbone.width,
-                features=source.spec if source else None,
-                tap_grid=backbone.grid,
+                choice.config, width=backbone.width, features=source.spec if source else None, tap_grid=backbone.grid
             )
             for name, choice in config.loss.items()
         }

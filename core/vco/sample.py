@@ -22,7 +22,7 @@ from vco.run import Run
 def guided_velocity(backbone: Backbone, guidance: Guidance, labels: Int[Tensor, " b"]) -> Velocity:
     """The velocity of all streams under guidance; all branches are evaluated in one batched forward pass.
 
-    Source: V-Co, section 11.5 of its specification; velocity = (clean - noisy) / max(1 - t, 0.05).
+    Source: JiT (arXiv 2511.13720), V-Co (arXiv 2603.16792): velocity = (clean - noisy) / max(1 - t, 0.05).
     """
 
     def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
@@ -69,10 +69,7 @@ def sample(
 
 
 def sample_many(
-    run: Run,
-    objective: Objective,
-    indices: Sequence[int],
-    device: torch.device | str = "cpu",
+    run: Run, objective: Objective, indices: Sequence[int], device: torch.device | str = "cpu"
 ) -> Iterator[UInt8[Tensor, "b c h w"]]:
     """Class-balanced images in batches: image i has label i modulo the number of classes."""
     size = run.config.sample.batch_size
@@ -80,13 +77,7 @@ def sample_many(
         batch = indices[start : start + size]
         labels = torch.tensor(batch) % run.data.num_classes
         yield sample(
-            objective,
-            run.solver,
-            labels,
-            batch,
-            seed=run.config.seed,
-            steps=run.config.sample.steps,
-            device=device,
+            objective, run.solver, labels, batch, seed=run.config.seed, steps=run.config.sample.steps, device=device
         )
 
 

@@ -259,10 +259,7 @@ class Training:
         if self.accelerator.is_main_process:
             with self.accelerator.autocast():
                 sample_grid(
-                    self.run,
-                    self.averaged(),
-                    self.folder / "samples" / f"step-{self.step:08d}.png",
-                    self.device,
+                    self.run, self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png", self.device
                 )
 
     @property

@@ -8,10 +8,7 @@ from vco import hookimpl
 
 @hookimpl
 def vco_backbones() -> dict[str, str]:
-    return {
-        "jit": "vco_plugins.backbones.jit:JiT",
-        "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual",
-    }
+    return {"jit": "vco_plugins.backbones.jit:JiT", "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual"}
 
 
 @hookimpl
@@ -35,10 +32,7 @@ def vco_adapters() -> dict[str, str]:
 
 @hookimpl
 def vco_losses() -> dict[str, str]:
-    return {
-        "perceptual": "vco_plugins.losses.perceptual:Perceptual",
-        "hybrid": "vco_plugins.losses.hybrid:Hybrid",
-    }
+    return {"perceptual": "vco_plugins.losses.perceptual:Perceptual", "hybrid": "vco_plugins.losses.hybrid:Hybrid"}
 
 
 @hookimpl
@@ -57,18 +51,12 @@ def vco_processes() -> dict[str, str]:
 
 @hookimpl
 def vco_solvers() -> dict[str, str]:
-    return {
-        "euler": "vco_plugins.solvers.euler:Euler",
-        "heun": "vco_plugins.solvers.heun:Heun",
-    }
+    return {"euler": "vco_plugins.solvers.euler:Euler", "heun": "vco_plugins.solvers.heun:Heun"}
 
 
 @hookimpl
 def vco_data() -> dict[str, str]:
-    return {
-        "digits": "vco_plugins.data.digits:Digits",
-        "image-folder": "vco_plugins.data.image_folder:ImageFolder",
-    }
+    return {"digits": "vco_plugins.data.digits:Digits", "image-folder": "vco_plugins.data.image_folder:ImageFolder"}
 
 
 @hookimpl

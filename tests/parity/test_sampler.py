@@ -17,10 +17,7 @@ STEPS = 6
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sample_heun_mask_cfg1.8": (Heun, {"scale": 1.8, "low": 0.1, "high": 1.0}),
     "sample_heun_zero_null": (Heun, {"scale": 1.8, "low": 0.1, "high": 1.0, "null": "zero"}),
-    "sample_euler_mask_cfg3_interval0.2_0.8": (
-        Euler,
-        {"scale": 3.0, "feature_scale": 2.0, "low": 0.2, "high": 0.8},
-    ),
+    "sample_euler_mask_cfg3_interval0.2_0.8": (Euler, {"scale": 3.0, "feature_scale": 2.0, "low": 0.2, "high": 0.8}),
 }
 
 
@@ -30,10 +27,7 @@ def test_images_are_those_of_the_published_sampler(name: str) -> None:
     golden = load_golden(name)
     solver, options = CASES[name]
     labels = golden.inputs["labels"]
-    noise = {
-        PIXELS: golden.input("noise.pixel", len(labels)),
-        FEATURES: golden.input("noise.feature", len(labels)),
-    }
+    noise = {PIXELS: golden.input("noise.pixel", len(labels)), FEATURES: golden.input("noise.feature", len(labels))}
     backbone = load_backbone(golden, image_size=(noise[PIXELS].shape[2], noise[PIXELS].shape[3])).eval()
     num_classes = len(golden.weights["y_embedder.embedding_table.weight"]) - 1
     streams = {name: StreamSpec(shape=tuple(x.shape[1:])) for name, x in noise.items()}

@@ -279,12 +279,7 @@ def test_metrics_of_equal_channels_show_rank_one() -> None:
     stream(adapter, draw(20))
     metrics = {name: value.item() for name, value in adapter.metrics().items()}
     assert metrics == pytest.approx(
-        {
-            "effective_rank": 1.0,
-            "column_norm_min": 6**0.5,
-            "column_norm_max": 3 * 6**0.5,
-            "off_diagonal_max": 1.0,
-        },
+        {"effective_rank": 1.0, "column_norm_min": 6**0.5, "column_norm_max": 3 * 6**0.5, "off_diagonal_max": 1.0},
         rel=1e-3,
     )
 

@@ -172,11 +172,7 @@ def test_half_precision_files_give_a_float32_network(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "width"),
-    [
-        ("facebook/dinov2-with-registers-base", 768),
-        ("facebook/dinov2-small", 384),
-        ("facebook/dinov2-giant", 1536),
-    ],
+    [("facebook/dinov2-with-registers-base", 768), ("facebook/dinov2-small", 384), ("facebook/dinov2-giant", 1536)],
 )
 def test_known_hub_ids_have_a_spec_without_any_file(weights: str, width: int, empty_cache: None) -> None:
     source = DINOv2(DINOv2.Config(weights=weights), image_shape=(3, 256, 256))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vco.api import Condition, FEATURES, Guidance, PIXELS, StreamSpec, UserError
+from vco.api import FEATURES, PIXELS, Condition, Guidance, StreamSpec, UserError
 from vco_plugins.guidance.cfg import CFG
 from vco_plugins.guidance.structural import Structural
 

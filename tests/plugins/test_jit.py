@@ -14,10 +14,7 @@ from vco_plugins.backbones.jit import JiT
 from vco_plugins.backbones.jit_dual import JiTDual
 from vco_plugins.layers import unpatchify
 
-IMAGENET = {
-    PIXELS: StreamSpec(shape=(3, 256, 256)),
-    FEATURES: StreamSpec(shape=(256, 768), grid=(16, 16)),
-}
+IMAGENET = {PIXELS: StreamSpec(shape=(3, 256, 256)), FEATURES: StreamSpec(shape=(256, 768), grid=(16, 16))}
 TINY = {PIXELS: StreamSpec(shape=(2, 4, 6)), FEATURES: StreamSpec(shape=(6, 5), grid=(2, 3))}
 CLASSES = 3
 SETTINGS: Any = {

@@ -4,6 +4,7 @@ import attrs
 import torch
 
 from vco.api import Process, Times
+from vco_plugins.times import LogitNormalConfig, grid, logit_normal
 
 
 class Shared(Process):
@@ -13,13 +14,8 @@ class Shared(Process):
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(Process.Config):
+    class Config(LogitNormalConfig):
         """What a user may set."""
-
-        mean: float = -0.8
-        """Mean of logit(t) in training; below 0 there is more noise than data."""
-        std: float = attrs.field(default=0.8, validator=attrs.validators.gt(0.0))
-        """Standard deviation of logit(t) in training, above 0."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
         super().__init__()
@@ -27,9 +23,8 @@ class Shared(Process):
         self.streams = streams
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
-        normal = torch.randn(batch, generator=generator, device=generator.device, dtype=torch.float32)
-        t = torch.sigmoid(self.config.mean + self.config.std * normal)
+        t = logit_normal(batch, self.config.mean, self.config.std, generator)
         return dict.fromkeys(self.streams, t)
 
     def path(self, steps: int) -> Times:
-        return dict.fromkeys(self.streams, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+        return dict.fromkeys(self.streams, grid(steps))

@@ -1,0 +1,58 @@
+"""DINOv3 (ViT) through transformers."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+from attrs.validators import ge, instance_of
+from jaxtyping import Float
+from torch import Tensor
+
+from vco_plugins.encoders import Architecture, Encoder, EncoderConfig, Network, Resize, pretrained, read_config
+
+MODELS = {"dinov3_vit": "DINOv3ViTModel"}
+KNOWN = {
+    f"facebook/dinov3-vit{size}16-pretrain-lvd1689m": Architecture("dinov3_vit", 16, width, depth)
+    for size, width, depth in (
+        ("s", 384, 12),
+        ("s-plus", 384, 12),
+        ("b", 768, 12),
+        ("l", 1024, 24),
+        ("h-plus", 1280, 32),
+        ("7b", 4096, 40),
+    )
+}
+
+
+class DINOv3(Encoder):
+    """DINOv3's ViTs, S to 7B (Siméoni et al. 2025, arXiv 2508.10104).
+
+    Both views resize bilinearly with antialiasing, as the model's own processor and iREPA do. `forward`: tokens after
+    the final LayerNorm without its affine part (--features.norm affine: iREPA's target); `perceive`: the stock final
+    norm. Class and register tokens are not among the tokens. Rotary positions: any multiple of the patch size works.
+    The weights are gated: accept the DINOv3 licence on the hub first.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Config(EncoderConfig):
+        """What a user may set."""
+
+        weights: str = attrs.field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", validator=instance_of(str))
+        """Folder with config.json and model.safetensors, or a hub id in the local Hugging Face cache."""
+        resolution: int = attrs.field(default=256, validator=ge(1))
+        """Side that images are resized to, in pixels; a multiple of the patch size (16)."""
+
+    name: ClassVar[str] = "dinov3"
+    stream_resize: ClassVar[Resize] = Resize("bilinear", antialias=True)
+    loss_resize: ClassVar[Resize] = stream_resize
+
+    def describe(self, folder: Path | None) -> Architecture:
+        return read_config(folder, self.config.weights, kinds=MODELS, known=KNOWN)
+
+    def build(self, folder: Path) -> Network:
+        module = pretrained(MODELS[self.architecture.kind], folder)
+        prefix = 1 + module.config.num_register_tokens
+        return Network(module=module, blocks=module.model.layer, norm=module.norm, prefix=prefix)
+
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+        return self.module(pixels).pooler_output

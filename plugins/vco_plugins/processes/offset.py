@@ -1,0 +1,52 @@
+"""Features a fixed time ahead of the pixels."""
+
+import attrs
+import torch
+from attrs.validators import and_, gt, le
+from torch import Tensor
+
+from vco.api import PIXELS, Process, Times
+from vco_plugins.times import LogitNormalConfig, grid, logit_normal, other_streams
+
+
+class Offset(Process):
+    """The features are always a fixed time ahead of the pixels: semantics lead the way [Semantic-First Diffusion].
+
+    With a clock s from 0 to 1 + offset, t_features = min(s, 1) and t_pixels = max(s - offset, 0): features alone, both,
+    pixels alone. In training s / (1 + offset) is logit-normal, and features that are already clean do not count in the
+    loss. Streams other than pixels and features count as features.
+
+    Wants a backbone that is told both times (--backbone.time-embedding separate).
+
+    Raises:
+        UserError: If the pixels are the only stream.
+
+    Source: Semantics Lead the Way (arXiv 2512.04926).
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Config(LogitNormalConfig):
+        """What a user may set; mean and std are those of logit(s / (1 + offset))."""
+
+        offset: float = attrs.field(default=0.3, validator=and_(gt(0.0), le(1.0)))
+        """How far the features are ahead, in (0, 1]; at 1 the pixels start when the features are clean."""
+
+    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.others = other_streams(streams)
+
+    def sample(self, batch: int, generator: torch.Generator) -> Times:
+        return self._at(logit_normal(batch, self.config.mean, self.config.std, generator))
+
+    def path(self, steps: int) -> Times:
+        return self._at(grid(steps))
+
+    def weight(self, times: Times) -> Times:
+        return {name: torch.ones_like(t) if name == PIXELS else (t < 1).to(t.dtype) for name, t in times.items()}
+
+    def _at(self, progress: Tensor) -> Times:
+        """Times at a share of the way; the pixels' are counted from the end, so that they end at exactly 1."""
+        whole = 1 + self.config.offset
+        pixels = (1 - whole * (1 - progress)).clamp(min=0)
+        return {PIXELS: pixels, **dict.fromkeys(self.others, (whole * progress).clamp(max=1))}

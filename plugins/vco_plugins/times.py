@@ -1,0 +1,55 @@
+"""What the processes are made of: draws of times, the shift of a time, and which streams may go their own way."""
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vco.api import PIXELS, Process, UserError
+
+
+@attrs.frozen(kw_only=True)
+class LogitNormalConfig(Process.Config):
+    """What a user may set; common to processes that draw a logit-normal time."""
+
+    mean: float = -0.8
+    """Mean of logit(t) in training; below 0 there is more noise than data."""
+    std: float = attrs.field(default=0.8, validator=attrs.validators.gt(0.0))
+    """Standard deviation of logit(t) in training, above 0."""
+
+
+def logit_normal(batch: int, mean: float, std: float, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """Returns sigmoid(mean + std * n) for standard normal n, float32 on the generator's device."""
+    normal = torch.randn(batch, generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.sigmoid(mean + std * normal)
+
+
+def uniform(batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """Returns float32 draws from (0, 1], on the generator's device."""
+    return 1 - torch.rand(batch, generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def grid(steps: int) -> Float[Tensor, " points"]:
+    """Returns steps + 1 evenly spaced float64 times from 0 to 1."""
+    return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+
+def shift(t: Float[Tensor, " n"], factor: float) -> Float[Tensor, " n"]:
+    """Returns the time whose signal-to-noise ratio t / (1 - t) is `factor` times as large; 0 and 1 stay exactly.
+
+    It equals factor * t / (1 + (factor - 1) * t), and undoes a shift by 1 / factor.
+
+    Source: Esser et al. (arXiv 2403.03206), section 5.3.2, in their own time direction.
+    """
+    return factor * t / (1 - t + factor * t)
+
+
+def other_streams(streams: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the streams that are not the pixels; raises `UserError` if there are none."""
+    others = tuple(name for name in streams if name != PIXELS)
+    if not others:
+        raise UserError(
+            f"this process gives the features a time of their own, but the run has only the stream {PIXELS!r}: "
+            "choose a backbone and an adapter that make a feature stream, or --process shared"
+        )
+    return others

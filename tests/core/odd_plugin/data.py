@@ -1,0 +1,33 @@
+"""Digits of which one cannot be read."""
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from vco.api import Data, ImageSet, UserError
+
+
+class _Images(ImageSet):
+    def __init__(self) -> None:
+        self.labels: Int[Tensor, " size"] = torch.arange(40) % 10
+
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        if index == 17 and generator is not None:
+            raise UserError("image 17 cannot be read; replace it")
+        return torch.full((1, 8, 8), index, dtype=torch.uint8)
+
+
+class Spoilt(Data):
+    """Gray squares, one of which cannot be read."""
+
+    num_classes = 10
+    image_shape = (1, 8, 8)
+
+    def __init__(self, config: Data.Config) -> None:
+        self.config = config
+
+    def train(self) -> ImageSet:
+        return _Images()
+
+    def test(self) -> ImageSet:
+        return _Images()
