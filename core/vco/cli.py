@@ -68,7 +68,7 @@ def _run(argv: Sequence[str]) -> int:
     if missing := run.missing():
         raise UserError("\n".join(missing))
     folder = Path(config.output_dir)
-    held = _on_main(accelerator, lambda: _claim(folder, config))
+    held = _on_main(accelerator, lambda: _claim(folder, invocation))
     if accelerator.is_main_process:
         print(_description(invocation, run, str(accelerator.device)), flush=True)
     try:
@@ -166,7 +166,7 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 
-def _claim(folder: Path, config: "RunConfig") -> Any:
+def _claim(folder: Path, invocation: "Invocation") -> Any:
     """Locks the run folder and writes config.yaml there.
 
     Raises:
@@ -175,30 +175,25 @@ def _claim(folder: Path, config: "RunConfig") -> Any:
     import yaml
 
     from vco.files import lock, make_folder, write_atomic
-    from vco.resolve import to_plain_run
+    from vco.resolve import resolve, to_plain_run
 
     make_folder(folder)
     held = lock(folder)
     path = folder / "config.yaml"
-    plain = to_plain_run(config)
+    plain = to_plain_run(invocation.config)
     try:
         if path.exists():
-            try:
-                before = _flat(yaml.safe_load(path.read_text()))
-            except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-                raise UserError(
-                    f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
-                ) from error
+            # read back with today's defaults, so that an option that is new since then changes nothing
+            before = _flat(to_plain_run(resolve(["--config", str(path)], invocation.catalog).config))
             now = _flat(plain)
-            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-            if refused := [key for key in changed if not key.startswith(_MAY_CHANGE)]:
-                lines = [
-                    f"  {key}: {before.get(key, '(not set)')} there, {now.get(key, '(not set)')} here"
-                    for key in refused
-                ]
-                raise UserError(
-                    "\n".join([f"{folder} holds a run with other settings; choose another --output-dir:", *lines])
-                )
+            lines = [
+                f"  {key}: {before.get(key, '(not set)')} there, {now.get(key, '(not set)')} here"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+            ]
+            if lines:
+                problem = f"{folder} holds a run with other settings; choose another --output-dir:"
+                raise UserError("\n".join([problem, *lines]))
         elif any((folder / "checkpoints").glob("step-*")):
             raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
         write_atomic(path, yaml.safe_dump(plain, sort_keys=False))

@@ -8,7 +8,11 @@ from vco import hookimpl
 
 @hookimpl
 def vco_backbones() -> dict[str, str]:
-    return {"jit": "vco_plugins.backbones.jit:JiT", "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual"}
+    return {
+        "jit": "vco_plugins.backbones.jit:JiT",
+        "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual",
+        "jit-joint": "vco_plugins.backbones.jit_joint:JiTJoint",
+    }
 
 
 @hookimpl
@@ -17,6 +21,12 @@ def vco_features() -> dict[str, str]:
         "digits-vit": "vco_plugins.features.digits_vit:DigitsViT",
         "digits-cnn": "vco_plugins.features.digits_cnn:DigitsCNN",
         "dinov2": "vco_plugins.features.dinov2:DINOv2",
+        "dinov3": "vco_plugins.features.dinov3:DINOv3",
+        "siglip": "vco_plugins.features.siglip:SigLIP",
+        "siglip2": "vco_plugins.features.siglip2:SigLIP2",
+        "mae": "vco_plugins.features.mae:MAE",
+        "clip": "vco_plugins.features.clip:CLIP",
+        "timm": "vco_plugins.features.timm_vit:TimmViT",
         "inception": "vco_plugins.features.inception:Inception",
     }
 
@@ -46,12 +56,23 @@ def vco_guidance() -> dict[str, str]:
 
 @hookimpl
 def vco_processes() -> dict[str, str]:
-    return {"shared": "vco_plugins.processes.shared:Shared"}
+    return {
+        "shared": "vco_plugins.processes.shared:Shared",
+        "shifted": "vco_plugins.processes.shifted:Shifted",
+        "independent": "vco_plugins.processes.independent:Independent",
+        "cascaded": "vco_plugins.processes.cascaded:Cascaded",
+        "cascaded-noised": "vco_plugins.processes.cascaded:CascadedNoised",
+        "offset": "vco_plugins.processes.offset:Offset",
+    }
 
 
 @hookimpl
 def vco_solvers() -> dict[str, str]:
-    return {"euler": "vco_plugins.solvers.euler:Euler", "heun": "vco_plugins.solvers.heun:Heun"}
+    return {
+        "euler": "vco_plugins.solvers.euler:Euler",
+        "heun": "vco_plugins.solvers.heun:Heun",
+        "sde": "vco_plugins.solvers.sde:SDE",
+    }
 
 
 @hookimpl

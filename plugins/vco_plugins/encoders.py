@@ -321,7 +321,7 @@ def readable(folder: Path) -> Generator[None]:
 
     try:
         yield
-    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(
             f"The weights in {folder} (from --features.weights) cannot be loaded ({error}); get them anew."
         ) from error

@@ -18,6 +18,7 @@ from torch import Tensor
 from vco.api import FEATURES, PIXELS, Backbone, Streams, StreamSpec
 from vco_plugins.backbones.jit import JiT
 from vco_plugins.backbones.jit_dual import JiTDual
+from vco_plugins.backbones.jit_joint import JiTJoint
 
 FOLDER = Path(os.environ.get("VCO_GOLDENS") or Path(__file__).parent / "goldens")
 CONTEXT_START = 1
@@ -54,7 +55,7 @@ def load_golden(name: str) -> Golden:
 
 
 def load_backbone(golden: Golden, image_size: tuple[int, int] = (256, 256)) -> Backbone:
-    """Builds the network that fits a file's weights (`JiTDual` if they have a feature stream, else `JiT`)."""
+    """Builds the network that fits a file's weights: `JiT`, `JiTDual`, or `JiTJoint` where streams share attention."""
     weights = golden.weights
     dual = "x_embedder.dino_proj1.weight" in weights
     embed = weights["x_embedder.pix_proj1.weight" if dual else "x_embedder.proj1.weight"]
@@ -62,6 +63,10 @@ def load_backbone(golden: Golden, image_size: tuple[int, int] = (256, 256)) -> B
     context_tokens, width = weights["in_context_posemb"].shape[1:]
     q_norm = next(tensor for name, tensor in weights.items() if "q_norm" in name)
     network: Any = JiTDual if dual else JiT
+    options: dict[str, Any] = {}
+    if dual and "blocks.0.attn.qkv.weight" in weights:
+        network = JiTJoint
+        options = {"fusion": "shared-qkv" if "blocks.0.norm1_dino.weight" in weights else "token-concat"}
     config = network.Config(
         width=width,
         depth=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
@@ -70,6 +75,7 @@ def load_backbone(golden: Golden, image_size: tuple[int, int] = (256, 256)) -> B
         patch=patch,
         context_tokens=context_tokens,
         context_start=CONTEXT_START,
+        **options,
     )
     height, width = image_size
     streams = {PIXELS: StreamSpec(shape=(channels, height, width))}

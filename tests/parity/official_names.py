@@ -1,4 +1,4 @@
-"""The published code's parameter names in ours; `jit` and `jit-dual`, golden files and released checkpoints."""
+"""The published code's parameter names in ours; the JiT-like networks, golden files and released checkpoints."""
 
 import re
 from collections.abc import Mapping
@@ -31,12 +31,13 @@ LAYERS = {
     "final_layer.linear": ("head", "linear"),
     "final_layer.adaLN_modulation.1": ("head", "adaln.linear"),
 }
-"""A layer's name without its stream -> (our module, its layer); a dual network has one such module for each stream."""
+"""A layer's name without its stream -> (our module, its layer); a network has one such module for each stream where streams do
+not share it."""
 PLURALS = {"embed": "embeds", "attention": "attention", "stream": "streams", "head": "heads"}
 
 
 def translate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict for `JiT` or `JiTDual`; linear maps that are 1x1 convolutions there are flattened."""
+    """Returns a state dict for `JiT`, `JiTDual` or `JiTJoint`; linear maps that are 1x1 convolutions there are flattened."""
     names = {name: name.removeprefix("net.") for name in weights}
     return {_name(short): _shape(short, weights[name]) for name, short in names.items() if not SKIPPED.match(short)}
 

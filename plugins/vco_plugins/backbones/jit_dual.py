@@ -17,6 +17,7 @@ from vco_plugins.layers import (
     PatchEmbed,
     Rope2d,
     StreamBlock,
+    TimeEmbed,
     TokenEmbed,
     joint_attention,
     sincos_2d,
@@ -31,8 +32,9 @@ class JiTDual(Backbone):
     """Two JiT streams, pixels and features, with own weights everywhere and one joint attention [V-Co].
 
     Both streams get the same position embeddings, in-context class tokens (which belong to the stream they stand in)
-    and time: the network is told one time, the pixels'. A process that gives the features another time moves their
-    noise but not the embedding. A blocked edge hides the other stream from a row's queries, in-context tokens included.
+    and condition. It tells the time of the pixels; a process that gives the features another one moves their noise but
+    not the embedding, unless `time_embedding` is separate: then both times are embedded and added [Latent Forcing]. A
+    blocked edge hides the other stream from a row's queries, in-context tokens included.
 
     B has 261 M, L 915 M, H 1.9 B parameters; S (12 blocks, width 384, 6 heads, bottleneck 128, in-context tokens after
     4 blocks) is ours, the others are the paper's.
@@ -41,7 +43,8 @@ class JiTDual(Backbone):
         UserError: If the patch does not divide the image, the features' grid is not the patches', or a stream is
             missing.
 
-    Source: V-Co (arXiv 2603.16792), the fully dual-stream architecture.
+    Source: V-Co (arXiv 2603.16792), the fully dual-stream architecture; Latent Forcing (arXiv 2602.11401) for the two
+        time embeddings.
     """
 
     streams: ClassVar[tuple[str, ...]] = STREAMS
@@ -53,6 +56,10 @@ class JiTDual(Backbone):
 
         size: Literal["S", "B", "L", "H"] = attrs.field(default="B", validator=in_(("S", "B", "L", "H")))
         """Gives width, depth, heads, bottleneck and context_start where they are not set; S is not a published size."""
+        time_embedding: Literal["shared", "separate"] = attrs.field(
+            default="shared", validator=in_(("shared", "separate"))
+        )
+        """What the network is told of time: that of the pixels, or the sum of an embedding of each stream's own."""
 
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
         super().__init__()
@@ -72,6 +79,7 @@ class JiTDual(Backbone):
             )
 
         self.conditioning = Conditioning(self.width, num_classes, config.context_tokens)
+        self.feature_time = TimeEmbed(self.width) if config.time_embedding == "separate" else None
         self.embeds = nn.ModuleDict(
             {
                 PIXELS: PatchEmbed(channels, patch, size.bottleneck, self.width),
@@ -90,6 +98,8 @@ class JiTDual(Backbone):
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         c, context = self.conditioning(times[PIXELS], condition.labels)
+        if self.feature_time is not None:
+            c = c + self.feature_time(times[FEATURES])
         x = {name: embed(noisy[name]) + self.positions for name, embed in self.embeds.items()}
         patches = x[PIXELS].shape[1]
         tapped: dict[int, Tensor] = {}

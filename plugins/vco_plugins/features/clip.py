@@ -55,7 +55,9 @@ class CLIP(Encoder):
 
         def reader(content: Any) -> Architecture:
             vision, text = content["model_cfg"]["vision_cfg"], content["model_cfg"]["text_cfg"]
-            foreign = {"timm_model_name", "attentional_pool", "final_ln_after_pool"} & {key for key in vision if vision[key]}
+            foreign = {"timm_model_name", "attentional_pool", "final_ln_after_pool"} & {
+                key for key in vision if vision[key]
+            }
             if foreign or not isinstance(vision["layers"], int):
                 raise UserError(
                     f"{weights} (from --features.weights) has another vision tower than CLIP's own ViT; try "

@@ -12,14 +12,14 @@ from vco_plugins.encoders import Architecture, Encoder, EncoderConfig, Network, 
 
 MODELS = {"dinov3_vit": "DINOv3ViTModel"}
 KNOWN = {
-    f"facebook/dinov3-vit{size}16-pretrain-lvd1689m": Architecture("dinov3_vit", 16, width, depth)
+    f"facebook/dinov3-vit{size}-pretrain-lvd1689m": Architecture("dinov3_vit", 16, width, depth)
     for size, width, depth in (
-        ("s", 384, 12),
-        ("s-plus", 384, 12),
-        ("b", 768, 12),
-        ("l", 1024, 24),
-        ("h-plus", 1280, 32),
-        ("7b", 4096, 40),
+        ("s16", 384, 12),
+        ("s16plus", 384, 12),
+        ("b16", 768, 12),
+        ("l16", 1024, 24),
+        ("h16plus", 1280, 32),
+        ("7b16", 4096, 40),
     )
 }
 

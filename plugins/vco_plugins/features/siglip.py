@@ -8,7 +8,16 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import HALF, Architecture, Encoder, EncoderConfig, Network, Statistics, pretrained, read_config
+from vco_plugins.encoders import (
+    HALF,
+    Architecture,
+    Encoder,
+    EncoderConfig,
+    Network,
+    Statistics,
+    pretrained,
+    read_config,
+)
 
 KINDS = ("siglip", "siglip_vision_model")
 KNOWN = {

@@ -75,8 +75,8 @@ class Cascaded(Process):
     def path(self, steps: int) -> Times:
         if steps < 2:
             raise UserError(
-                f"a cascaded process needs a step for the features and one for the pixels, but --sample.steps is {steps}: "
-                "set at least 2"
+                f"a cascaded process needs a step for the features and one for the pixels, but --sample.steps is "
+                f"{steps}: set at least 2"
             )
         first = steps // 2
         features, pixels = shift(grid(first), self.config.features_shift), shift(grid(steps - first), self.config.shift)
@@ -87,7 +87,7 @@ class Cascaded(Process):
 
 
 class CascadedNoised(Cascaded):
-    """As cascaded, but the features that pixels are trained on are a little noisy, as sampled ones are [Latent Forcing].
+    """As cascaded, but pixels are trained on features with a little noise, like sampled ones [Latent Forcing].
 
     Source: Latent Forcing (arXiv 2602.11401), its default.
     """

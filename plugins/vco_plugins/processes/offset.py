@@ -43,7 +43,8 @@ class Offset(Process):
         return self._at(grid(steps))
 
     def weight(self, times: Times) -> Times:
-        return {name: torch.ones_like(t) if name == PIXELS else (t < 1).to(t.dtype) for name, t in times.items()}
+        weights = super().weight(times)
+        return weights | {name: weights[name].masked_fill(times[name] == 1, 0.0) for name in self.others}
 
     def _at(self, progress: Tensor) -> Times:
         """Times at a share of the way; the pixels' are counted from the end, so that they end at exactly 1."""
