@@ -73,9 +73,7 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
     layers: list[_Layer] = []
     try:
-        if preset:
-            package, _, path = catalog.get(PRESETS, preset).target.partition(":")
-            layers.append(_from_plain(read_plain(files(package) / path), f"preset {preset}", errors))
+        layers += _from_preset(preset, catalog, errors) if preset else []
         layers += [_from_plain(read_plain(Path(path)), path, errors) for path in flags["config"][-1:]]
     except Exception as error:  # also whatever the package of a preset raises at import
         where = "" if isinstance(error, UserError) else f"preset {preset}: "
@@ -164,6 +162,17 @@ def _from_argv(argv: Sequence[str], errors: list[str]) -> tuple[_Layer, dict[str
             name = [part.replace("_", "-") for part in path[:-1]]  # a loss, and names are kebab-case
             layer[".".join([section, *name, *path[-1:]])] = Given(value, option)
     return layer, flags
+
+
+def _from_preset(name: str, catalog: Catalog, errors: list[str], above: tuple[str, ...] = ()) -> list[_Layer]:
+    """The layers of a preset: those of its `base`, if it names one, and its own."""
+    if name in above:
+        raise UserError(f"preset {name!r} is its own base")
+    package, _, path = catalog.get(PRESETS, name).target.partition(":")
+    plain = read_plain(files(package) / path)
+    base = plain.pop("base", None)
+    layers = _from_preset(str(base), catalog, errors, (*above, name)) if base else []
+    return [*layers, _from_plain(plain, f"preset {name}", errors)]
 
 
 def _from_plain(plain: Mapping[str, Any], source: str, errors: list[str]) -> _Layer:
