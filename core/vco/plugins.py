@@ -100,10 +100,10 @@ def describe(catalog: Catalog) -> str:
         lines.append(f"{kind}:")
         for name in catalog.names(kind):
             first, *others = catalog.entries[kind][name]
-            summary = first.target if kind == PRESETS else first.summary()
+            summary = first.summary()
             if others:
                 summary = "CONFLICT: offered by " + " and ".join(entry.plugin for entry in (first, *others))
-            lines.append(f"  {name:<20} {summary}".rstrip())
+            lines.append(f"  {name:<26} {summary}".rstrip())
     lines.append("plugins:")
     lines += [f"  {plugin.label}" for plugin in catalog.plugins if not plugin.broken]
     lines += [f"  BROKEN {plugin.label}: {plugin.broken}" for plugin in catalog.plugins if plugin.broken]

@@ -7,6 +7,7 @@ import importlib.util
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.abc import InspectLoader
+from importlib.resources import files
 from typing import Any, Final
 
 import attrs
@@ -61,9 +62,11 @@ class Entry:
         return component
 
     def summary(self) -> str:
-        """First line of the class docstring, read from the source without importing the module."""
+        """First line of the class docstring, read without importing the module, or of a preset's comment."""
         module, _, name = self.target.partition(":")
         try:
+            if self.kind == PRESETS:
+                return files(module).joinpath(name).read_text().partition("\n")[0].lstrip("# ")
             spec = importlib.util.find_spec(module)  # imports the parent packages only
             if spec is None:
                 return f"(there is no module {module})"

@@ -3,6 +3,8 @@
 This module only names them; each class is imported when chosen.
 """
 
+from pathlib import Path
+
 from vco import hookimpl
 
 
@@ -82,5 +84,5 @@ def vco_data() -> dict[str, str]:
 
 @hookimpl
 def vco_presets() -> dict[str, str]:
-    names = ("digits", "imagenet256-b16", "imagenet256-l16", "imagenet256-h16")
-    return {name: f"vco_plugins:presets/{name}.yaml" for name in names}
+    files = sorted((Path(__file__).parent / "presets").glob("*.yaml"))
+    return {file.stem: f"vco_plugins:presets/{file.name}" for file in files}

@@ -111,8 +111,9 @@ def test_a_module_named_twice_is_loaded_once(install) -> None:
 
 def test_the_listing_shows_every_kind_with_one_line_for_each_name() -> None:
     text = describe(with_modules(Catalog(), ["fake_plugin"]))
-    assert "  net                  A network with every type of option [nobody].\n" in text
-    assert "presets:\n  astray               fake_nowhere:a.yaml\n" in text
+    assert "  net                        A network with every type of option [nobody].\n" in text
+    assert "\n  digits                     What the preset is for.\n" in text
+    assert "presets:\n  astray                     (cannot be read: ModuleNotFoundError" in text
     assert text.endswith("plugins:\n  --plugin fake_plugin")
 
 
