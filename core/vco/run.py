@@ -82,7 +82,6 @@ def assemble(
         fit.check_streams(accepted, set(offered))
         specs |= offered
         guidance: Guidance = fit.build("guidance", streams=specs, num_classes=data.num_classes)
-        fit.check_blocking(guidance.needs_blocking)
         fit.raise_problems()
         process: Process = fit.build("process", streams=tuple(specs))
         backbone: Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
@@ -92,6 +91,7 @@ def assemble(
             )
             for name, choice in config.loss.items()
         }
+    fit.check_blocking(guidance, backbone)
     fit.check_taps(built, backbone.depth)
     fit.raise_problems()
     objective = Objective(
@@ -156,11 +156,11 @@ class _Fit:
                 f"which {self.name('adapter')} does not make"
             )
 
-    def check_blocking(self, needed: bool) -> None:
-        if needed and not self.config.backbone.component.supports_blocking:
+    def check_blocking(self, guidance: Guidance, backbone: Backbone) -> None:
+        if guidance.needs_blocking and not backbone.supports_blocking:
             fitting = self.others("backbones", lambda b: b.supports_blocking)
             self.problems.append(
-                f"{self.name('guidance')} blocks attention between streams, which {self.name('backbone')} cannot; "
+                f"{self.name('guidance')} blocks attention between streams; {self.name('backbone')} as set cannot; "
                 f"choose --guidance cfg or a backbone that can ({fitting})"
             )
 

@@ -57,14 +57,14 @@ def sample(
     """
     objective.eval()
     specs = objective.specs
-    state = noise(specs, indices, seed, "sampling")
-    state = {stream: (x * specs[stream].noise_scale).to(device) for stream, x in state.items()}
+
+    def fresh(*key: int | str) -> Streams:
+        drawn = noise(specs, indices, seed, *key)
+        return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
+
     velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device))
-
-    def fresh(k: int) -> Streams:
-        return {stream: eps.to(device) for stream, eps in noise(specs, indices, seed, "solver", k).items()}
-
-    state = solver.integrate(velocity, state, objective.process.path(steps), fresh)
+    path = objective.process.path(steps)
+    state = solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
     return to_uint8(state[PIXELS]).cpu()
 
 

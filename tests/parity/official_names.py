@@ -31,13 +31,13 @@ LAYERS = {
     "final_layer.linear": ("head", "linear"),
     "final_layer.adaLN_modulation.1": ("head", "adaln.linear"),
 }
-"""A layer's name without its stream -> (our module, its layer); a network has one such module for each stream where streams do
-not share it."""
+"""A layer's name without its stream -> (our module, its layer); where streams do not share
+a module, a network has one for each."""
 PLURALS = {"embed": "embeds", "attention": "attention", "stream": "streams", "head": "heads"}
 
 
 def translate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict for `JiT`, `JiTDual` or `JiTJoint`; linear maps that are 1x1 convolutions there are flattened."""
+    """Returns a state dict for `JiT`, `JiTDual` or `JiTJoint`; maps that are 1x1 convolutions there are flattened."""
     names = {name: name.removeprefix("net.") for name in weights}
     return {_name(short): _shape(short, weights[name]) for name, short in names.items() if not SKIPPED.match(short)}
 

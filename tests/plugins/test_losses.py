@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vco.api import PIXELS, Condition, Denoised, Features, FeatureSource, Step, StreamSpec
-from vco_plugins.losses.hybrid import Hybrid, hybrid_loss
+from vco_plugins.losses.hybrid import Hybrid
+from vco_plugins.losses.hybrid import hybrid_loss as hybrid_losses
 from vco_plugins.losses.perceptual import Perceptual
 
 
@@ -55,6 +56,10 @@ def images_of(*labels: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, 
     return predicted, images, torch.tensor(labels)
 
 
+def hybrid_loss(*arguments: Any, **options: Any) -> torch.Tensor:
+    return hybrid_losses(*arguments, **options).mean()
+
+
 def hybrid(**options: Any) -> Hybrid:
     return Hybrid(Hybrid.Config(**options), width=8, tap_grid=(2, 2), features=SOURCE.spec)
 
@@ -74,14 +79,14 @@ def test_perceptual_is_one_minus_cosine_averaged_over_tokens_and_samples() -> No
             SOURCE(predicted).tokens.flatten(0, 1), SOURCE(images).tokens.flatten(0, 1), strict=True
         )
     ]
-    actual = perceptual()(make_step(predicted, images, labels))["perceptual"]
+    actual = perceptual()(make_step(predicted, images, labels))["perceptual"].mean()
     torch.testing.assert_close(actual, torch.stack(expected).mean())
 
 
 def test_perceptual_vanishes_for_a_perfect_prediction() -> None:
     _, images, labels = images_of(0, 1)
     # rounding of a float32 cosine
-    assert abs(perceptual()(make_step(images, images, labels))["perceptual"].item()) < 1e-6
+    assert abs(perceptual()(make_step(images, images, labels))["perceptual"].mean().item()) < 1e-6
 
 
 def test_perceptual_gradient_reaches_the_prediction_and_not_the_target() -> None:
@@ -89,7 +94,7 @@ def test_perceptual_gradient_reaches_the_prediction_and_not_the_target() -> None
     predicted.requires_grad_()
     step = make_step(predicted, images, labels)
     step.real = dataclasses.replace(step.real, tokens=step.real.tokens.requires_grad_())
-    perceptual()(step)["perceptual"].backward()
+    perceptual()(step)["perceptual"].mean().backward()
     assert predicted.grad is not None
     assert predicted.grad.abs().max() > 0
     assert step.real.tokens.grad is None
@@ -99,8 +104,8 @@ def test_gate_lets_only_distant_samples_count() -> None:
     predicted, images, labels = images_of(0, 1, 2)
     predicted[1] = images[1] + 1e-3 * predicted[1]  # cosine almost 1
     predicted.requires_grad_()
-    gated = perceptual(gate=0.99)(make_step(predicted, images, labels))["perceptual"]
-    without = perceptual()(make_step(predicted[[0, 2]], images[[0, 2]], labels[[0, 2]]))["perceptual"]
+    gated = perceptual(gate=0.99)(make_step(predicted, images, labels))["perceptual"].mean()
+    without = perceptual()(make_step(predicted[[0, 2]], images[[0, 2]], labels[[0, 2]]))["perceptual"].mean()
     torch.testing.assert_close(gated, without * 2 / 3)
     gated.backward()
     assert predicted.grad is not None
@@ -199,13 +204,13 @@ def test_hybrid_compares_the_chosen_vectors_of_predicted_and_clean_image(pooling
         make_step(predicted, images, labels)
     )
     weights = {"tau_gate": 1.0, "tau_repulsion": 3.0, "attraction": 0.5, "repulsion": 2.0}
-    torch.testing.assert_close(actual["hybrid"], hybrid_loss(ours, theirs, labels, **weights))
+    torch.testing.assert_close(actual["hybrid"].mean(), hybrid_loss(ours, theirs, labels, **weights))
 
 
 def test_hybrid_gradient_reaches_the_predicted_image() -> None:
     predicted, images, labels = images_of(0, 0, 1)
     predicted.requires_grad_()
-    hybrid()(make_step(predicted, images, labels))["hybrid"].backward()
+    hybrid()(make_step(predicted, images, labels))["hybrid"].mean().backward()
     assert predicted.grad is not None
     assert predicted.grad.flatten(1).abs().amax(1).min() > 0
 

@@ -48,7 +48,7 @@ class JiTDual(Backbone):
     """
 
     streams: ClassVar[tuple[str, ...]] = STREAMS
-    supports_blocking: ClassVar[bool] = True
+    supports_blocking = True
 
     @attrs.frozen(kw_only=True)
     class Config(TransformerConfig):

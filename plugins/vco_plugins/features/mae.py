@@ -9,7 +9,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import SAFETENSORS, Architecture, Encoder, EncoderConfig, Network, pretrained, read_config
+from vco_plugins.checkpoints import SAFETENSORS, Architecture, pretrained, read_config
+from vco_plugins.encoders import Encoder, EncoderConfig, Network
 
 MODELS = {"vit_mae": "ViTMAEModel"}
 KNOWN = {

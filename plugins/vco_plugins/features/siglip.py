@@ -8,16 +8,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import (
-    HALF,
-    Architecture,
-    Encoder,
-    EncoderConfig,
-    Network,
-    Statistics,
-    pretrained,
-    read_config,
-)
+from vco_plugins.checkpoints import Architecture, pretrained, read_config
+from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Statistics
 
 KINDS = ("siglip", "siglip_vision_model")
 KNOWN = {

@@ -7,10 +7,11 @@ import attrs
 import torch
 from attrs.validators import ge, instance_of
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vco.api import UserError
-from vco_plugins.encoders import Architecture, Encoder, EncoderConfig, Network, Statistics, read_json, readable
+from vco_plugins.checkpoints import Architecture, read_json, readable
+from vco_plugins.encoders import Encoder, EncoderConfig, Network, Statistics
 
 PARTS = ("blocks", "norm", "fc_norm", "num_prefix_tokens")  # only timm's plain ViTs have them all
 
@@ -20,9 +21,10 @@ class TimmViT(Encoder):
 
     Pixel statistics are those of the weights' own tag. `forward`: tokens after a LayerNorm without affine part;
     `pooled` is the class token of the same, or the network's own pooling where there is no class token. `perceive`:
-    tokens after the network's own final norm; `pooled` is what its classifier would read. Class, register and
-    distillation tokens are not among the tokens. Position tables are resampled for other sizes. Hierarchical networks
-    (Swin, Hiera), convolutional ones and those whose class token joins late (CaiT, XCiT) are refused.
+    the stock tokens; `pooled` is what the classifier would read. Class, register and distillation tokens are not among
+    the tokens. Networks that norm what they pooled have no final norm of the tokens: "affine" is then the same as
+    "none". Position tables are resampled for other sizes. Hierarchical networks (Swin, Hiera), convolutional ones and
+    those whose class token joins late (CaiT, XCiT) are refused.
     """
 
     @attrs.frozen(kw_only=True)
@@ -30,7 +32,7 @@ class TimmViT(Encoder):
         """What a user may set."""
 
         weights: str = attrs.field(default="vit_base_patch14_reg4_dinov2.lvd142m", validator=instance_of(str))
-        """Name in timm, as in vit_base_patch16_224.mae (weights in the local cache), or a folder of timm's hub format."""
+        """Name in timm, as in vit_base_patch16_224.mae (weights in the local cache), or a folder as timm's hub has."""
         resolution: int = attrs.field(default=224, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size."""
 
@@ -68,19 +70,18 @@ class TimmViT(Encoder):
 
         with readable(folder):  # strict, because the number of classes is left as it was
             module: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=self.config.resolution)
-        # networks that pool by the mean have their final norm behind it
-        norms = [norm for norm in (module.norm, module.fc_norm) if not isinstance(norm, nn.Identity)]
         embedding = getattr(module, "embeds", module)
         return Network(
             module=module,
             blocks=module.blocks,
-            norm=norms[0] if norms else nn.Identity(),
+            norm=module.norm,
             prefix=module.num_prefix_tokens,
             class_token=embedding.cls_token is not None,
         )
 
     def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        return self.module.forward_head(self.module.forward_features(pixels), pre_logits=True)
+        network: Any = self.module
+        return network.forward_head(network.forward_features(pixels), pre_logits=True)
 
     def pixels(self, folder: Path) -> Statistics:
         def reader(content: Any) -> Statistics:

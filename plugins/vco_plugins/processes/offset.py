@@ -48,6 +48,7 @@ class Offset(Process):
 
     def _at(self, progress: Tensor) -> Times:
         """Times at a share of the way; the pixels' are counted from the end, so that they end at exactly 1."""
-        whole = 1 + self.config.offset
+        whole: float = 1 + self.config.offset
         pixels = (1 - whole * (1 - progress)).clamp(min=0)
-        return {PIXELS: pixels, **dict.fromkeys(self.others, (whole * progress).clamp(max=1))}
+        features = (whole * progress).clamp(max=1)
+        return {PIXELS: pixels, **dict.fromkeys(self.others, features)}
