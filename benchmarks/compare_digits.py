@@ -2,32 +2,31 @@
 
     python benchmarks/compare_digits.py --work /tmp/compare --steps 600 --seeds 3
 
-Every run is a `vco-run` of its own; finished ones are not repeated, interrupted ones go on. Writes docs/results.md.
+The methods are the commands of docs/methods.md. Every run is a `vco-run` of its own; finished ones are not repeated,
+interrupted ones go on. Writes docs/results.md.
 """
 
 import argparse
 import json
+import re
+import shlex
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = {
-    "JiT": ["--backbone", "jit", "--adapter", "none", "--loss", "none", "--guidance", "cfg"],
-    "JiT-dual + V-Co (rms, structural, hybrid)": ["--adapter", "rms", "--loss", "hybrid"],
-    "JiT-dual + CoReDi (structural, hybrid)": ["--adapter", "coredi", "--loss", "hybrid"],
-}
+PAGE = ROOT / "docs" / "methods.md"
+METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
 
 
 def run(method: str, seed: int, steps: int, work: Path) -> dict[str, float]:
     """The score of one run, from its eval.json."""
-    name = "-".join(part for part in METHODS[method] if not part.startswith("--"))
-    folder = work / f"{name}-seed{seed}"
+    folder = work / f"{method.replace(' ', '-').replace(',', '')}-seed{seed}"
     every = ["--train.sample-every", str(steps), "--train.checkpoint-every", str(max(1, steps // 4))]
-    command = [sys.executable, "-m", "vco.cli", *METHODS[method], "--seed", str(seed), "--train.steps", str(steps)]
+    command = [sys.executable, "-m", "vco.cli", *shlex.split(METHODS[method]), "--seed", str(seed)]
     # all methods are guided alike
-    command += ["--guidance.scale", "1.5", *every, "--output-dir", str(folder)]
+    command += ["--train.steps", str(steps), "--guidance.scale", "1.5", *every, "--output-dir", str(folder)]
     with (work / f"{folder.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     score = json.loads((folder / "eval.json").read_text())
@@ -63,10 +62,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--methods", nargs="*", choices=METHODS, metavar="NAME", help="of docs/methods.md; default: all"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    scores: dict[str, list[dict[str, float]]] = {method: [] for method in args.methods or METHODS}
     for seed in range(args.seeds):
         for method, runs in scores.items():
             runs.append(run(method, seed, args.steps, args.work))
