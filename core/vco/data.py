@@ -1,5 +1,7 @@
 """Which images make up which step: a pure function of (seed, step), so that a resume needs no state."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
@@ -93,6 +95,14 @@ def _ignore_signals(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+@atexit.register
+def _end_readers() -> None:
+    # multiprocessing would send those that an error has left over a SIGTERM, and then wait for ever
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch reports readers that are killed as failures
+    for reader in multiprocessing.active_children():
+        reader.kill()
+
+
 def read(
     images: ImageSet,
     batches: list[list[tuple[int, int]]] | Any,
@@ -118,8 +128,10 @@ def read(
     except UserError as error:
         if not workers:
             raise
-        # what a reader process raised arrives with that process's traceback, the sentence in its last line
-        raise UserError(str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ")) from error
+        # What a reader process raised arrives with that process's traceback, the sentence in its last line. Our own
+        # traceback would keep the other readers.
+        sentence = str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ")
+        raise UserError(sentence) from error.with_traceback(None)
 
 
 def chunks(indices: list[int], size: int) -> list[list[tuple[int, int]]]:

@@ -71,7 +71,7 @@ def _inline(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _curves(records: list[dict[str, float]]) -> str:
+def _curves(records: list[dict[str, int | float]]) -> str:
     """One small plot per logged value."""
     if not records:
         return ""

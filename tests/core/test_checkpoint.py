@@ -26,7 +26,11 @@ def at(step: int, size: int = 5) -> Checkpoint:
         "count": torch.tensor(step),
         "flags": torch.tensor([True, False]),
     }
-    tensors = {"model": model, "ema-0": {"weight": model["weight"] / 3}, "optimizer": {"weight/step": torch.tensor(1.0)}}
+    tensors = {
+        "model": model,
+        "ema-0": {"weight": model["weight"] / 3},
+        "optimizer": {"weight/step": torch.tensor(1.0)},
+    }
     return Checkpoint(step=step, tensors=tensors, state={"ema_decays": [0.9], "seed": 0})
 
 
@@ -78,7 +82,7 @@ def test_without_checkpoints_there_is_nothing_to_load(tmp_path: Path) -> None:
     assert load_newest(tmp_path / "none", silent) is None
 
 
-# ------------------------------------------------------------------------------------------------------------- pruning
+# -------------------------------------------------------------------------------------------------------------- pruning
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -115,29 +119,29 @@ def test_steps_are_ordered_as_numbers_and_other_folders_left_alone(tmp_path: Pat
 def test_a_kill_at_any_moment_leaves_the_newest_whole_checkpoint(tmp_path: Path, keep: int) -> None:
     """Each child saves one step after the other until it is killed, nearly always in the midst of saving."""
     moments = random.Random(keep)
-    progress = tmp_path / "progress"
-    folder = tmp_path / "checkpoints"
-    begun = interrupted = 0
-    for _ in range(40):
+    progress, folder = tmp_path / "progress", tmp_path / "checkpoints"
+    since = time.perf_counter()
+    save(folder, at(1, 2000), keep)
+    duration = time.perf_counter() - since
+    begun, interrupted, kills = 1, 0, 0
+    while kills < 30 or begun <= 10 or interrupted <= 10:  # enough saves finished, enough cut short
+        kills += 1
+        assert kills < 300
         child = os.fork()
         if child == 0:
             for step in range(begun + 1, begun + 10_000):
                 save(folder, at(step, 2000), keep)
                 progress.write_text(str(step))
             os._exit(1)
-        time.sleep(moments.uniform(0.005, 0.05))
+        time.sleep(moments.uniform(0, 5 * duration))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        published = int(progress.read_text() or 0) if progress.exists() else 0
         interrupted += any(folder.glob(".*.tmp"))
         found = load_newest(folder, silent)
-        if published or found:
-            assert found is not None
-            assert found.step >= published
-            assert_holds(found, found.step, 2000)
-            begun = found.step
-    assert begun > 20
-    assert interrupted > 5
+        assert found is not None
+        assert_holds(found, found.step, 2000)
+        assert found.step >= int((progress.read_text() if progress.exists() else "") or begun)
+        begun = found.step
 
 
 def test_what_a_kill_left_is_gone_after_the_next_save(two: Path) -> None:
@@ -222,7 +226,7 @@ def test_swapped_files_of_one_checkpoint_are_refused(two: Path) -> None:
 def test_if_all_are_damaged_the_run_does_not_start_from_nothing(two: Path) -> None:
     for path in two.glob("*/model.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged; move the folder away"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged; move the folder away"):
         load_newest(two, silent)
 
 
@@ -236,7 +240,9 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("name", ["extra.pkl", "random_states_0.pkl", "model.safetensors", "state.json", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name", ["extra.pkl", "random_states_0.pkl", "model.safetensors", "state.json", "MANIFEST.json"]
+)
 def test_hostile_pickles_are_refused_and_never_run(two: Path, tmp_path: Path, name: str) -> None:
     marker = tmp_path / "marker"
     damaged(two, lambda newest: (newest / name).write_bytes(pickle.dumps(Payload(marker))))
@@ -264,7 +270,7 @@ def test_a_full_disk_leaves_the_older_ones_and_nothing_else(two: Path, limit: in
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
     try:
-        with pytest.raises(UserError, match="cannot write checkpoint .*older checkpoints are untouched"):
+        with pytest.raises(UserError, match=r"cannot write checkpoint .*older checkpoints are untouched"):
             save(two, at(8, 2000), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
@@ -295,7 +301,7 @@ def test_whichever_sync_fails_the_older_ones_stay(two: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write checkpoint .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write checkpoint .*Not a directory"):
         save(tmp_path / "file" / "checkpoints", at(1), keep=1)
 
 

@@ -33,7 +33,7 @@ def shuffled_labels(classes: int, each: int) -> Tensor:
     return torch.arange(classes).repeat(each)[torch.randperm(classes * each, generator=torch.Generator())]
 
 
-# --------------------------------------------------------------------------------------------------------------- order
+# ---------------------------------------------------------------------------------------------------------------- order
 
 
 @settings(deadline=None, max_examples=30)
@@ -101,7 +101,7 @@ def test_grouped_order_shows_every_image_of_a_class_once_in_each_of_its_epochs(g
 
 def test_more_groups_than_classes_with_images_are_refused() -> None:
     labels = torch.tensor([0, 0, 2, 2])  # class 1 has no images
-    with pytest.raises(UserError, match="3 class groups needs as many classes with images.*has 2"):
+    with pytest.raises(UserError, match=r"3 class groups needs as many classes with images.*has 2"):
         Order(labels, seed=0, batch_size=6, samples_per_class=2)
 
 

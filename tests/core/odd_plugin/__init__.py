@@ -5,9 +5,13 @@ from vco import hookimpl
 
 @hookimpl
 def vco_losses() -> dict[str, str]:
-    return {"nan-later": "odd_plugin.losses:NanLater", "restless": "odd_plugin.losses:Restless"}
+    return {
+        "broken": "odd_plugin.losses:Broken",
+        "nan-later": "odd_plugin.losses:NanLater",
+        "restless": "odd_plugin.losses:Restless",
+    }
 
 
 @hookimpl
 def vco_data() -> dict[str, str]:
-    return {"spoilt": "odd_plugin.data:Spoilt"}
+    return {"crashing": "odd_plugin.data:Crashing", "spoilt": "odd_plugin.data:Spoilt"}

@@ -1,4 +1,4 @@
-"""Digits of which one cannot be read."""
+"""Images of which one cannot be read."""
 
 import torch
 from jaxtyping import Int, UInt8
@@ -8,12 +8,13 @@ from vco.api import Data, ImageSet, UserError
 
 
 class _Images(ImageSet):
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
         self.labels: Int[Tensor, " size"] = torch.arange(40) % 10
+        self.error = error
 
     def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
         if index == 17 and generator is not None:
-            raise UserError("image 17 cannot be read; replace it")
+            raise self.error
         return torch.full((1, 8, 8), index, dtype=torch.uint8)
 
 
@@ -27,7 +28,14 @@ class Spoilt(Data):
         self.config = config
 
     def train(self) -> ImageSet:
-        return _Images()
+        return _Images(UserError("image 17 cannot be read; replace it"))
 
     def test(self) -> ImageSet:
-        return _Images()
+        return self.train()
+
+
+class Crashing(Spoilt):
+    """Gray squares and a bug."""
+
+    def train(self) -> ImageSet:
+        return _Images(RuntimeError("a mistake in a plugin"))

@@ -37,6 +37,13 @@ class NanLater(_Odd):
         return {"nan-later": value * (float("nan") if step.number + 1 >= self.config.after else 1.0)}
 
 
+class Broken(_Odd):
+    """Raises what no one has foreseen."""
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        raise RuntimeError("a mistake in a plugin")
+
+
 class Restless(_Odd):
     """Draws from the ambient generator, as dropout does."""
 
