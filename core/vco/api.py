@@ -10,11 +10,9 @@ Conventions that hold everywhere:
 * Streams: "pixels" is [b, c, h, w] in [-1, 1]; "features" is [b, n, d], tokens in row-major order of their grid; a
   plugin may add others, such as "class_token" [b, 1, d].
 * Every component has a nested `Config` (attrs, frozen, keyword-only). Each field has a default, a validator where
-  values can be wrong, and a docstring line with its unit and range: that line is the command line's help. What
-  crosses the network (`Condition`, `Denoised`, ...) is a frozen dataclass, which torch.compile understands.
+  values can be wrong, and a docstring line with its unit and range: the command line's help.
 * Output follows input in dtype and device. Row i of an output depends only on row i of the inputs, unless the component
-  says `couples_batch`. Inputs are not modified.
-* Randomness comes only from the `torch.Generator` handed in. Everything is reproducible from (seed, step, slot).
+  says `couples_batch`. Inputs are not modified. Randomness comes only from the `torch.Generator` handed in.
 * Parameters and buffers of a component are trained, averaged (EMA) and saved. A `FeatureSource` is frozen and is not.
 
 Shapes in annotations: b batch, c channels, h w height and width, n tokens, d token width.
@@ -33,6 +31,7 @@ from torch import Tensor, nn
 
 from vco.errors import UserError as UserError
 from vco.hooks import hookimpl as hookimpl
+from vco.schedule import Schedule
 
 PIXELS = "pixels"
 FEATURES = "features"
@@ -69,7 +68,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What the network is told, and what it must not see, per sample."""
+    """What the network is told, and what it must not see, per sample (a dataclass: torch.compile understands those)."""
 
     labels: Int[Tensor, " b"]
     """Class index; the number of classes stands for "no label" (null)."""
@@ -82,13 +81,12 @@ class Condition:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""
-        return replace(
-            self,
-            labels=function(self.labels),
-            blocked={edge: function(rows) for edge, rows in self.blocked.items()},
-            nulled={stream: function(rows) for stream, rows in self.nulled.items()},
-            supervised={stream: function(rows) for stream, rows in self.supervised.items()},
-        )
+
+        def each(masks: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+            return {key: function(rows) for key, rows in masks.items()}
+
+        masks = {"blocked": each(self.blocked), "nulled": each(self.nulled), "supervised": each(self.supervised)}
+        return replace(self, labels=function(self.labels), **masks)
 
     @staticmethod
     def concatenate(conditions: "Iterable[Condition]") -> "Condition":
@@ -151,18 +149,22 @@ class Component(ABC):
         """Scalars worth logging (called only at logging steps; may be slow). Default: none."""
         return {}
 
+    def learning_rate_scale(self, step: int) -> float:
+        """Factor of its parameters' learning rate at a step; 0 leaves them as they are. Default: 1."""
+        return 1.0
+
 
 class Backbone(Component, nn.Module):
     """The network: noisy streams, their times and a condition in; clean streams out.
 
-    Constructed as `Class(config, streams=..., num_classes=...)`; raises `UserError` if the streams do not fit it.
+    Constructed as `Class(config, streams=specs, num_classes=...)`; raises `UserError` if the streams do not fit.
     """
 
     streams: ClassVar[tuple[str, ...]] = (PIXELS,)
     """The streams it always denoises."""
     optional_streams: ClassVar[tuple[str, ...]] = ()
     """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
-    supports_blocking: ClassVar[bool] = False
+    supports_blocking: bool = False
     """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
 
     depth: int
@@ -178,10 +180,9 @@ class Backbone(Component, nn.Module):
 
 
 class FeatureSource(Component, nn.Module):
-    """A frozen encoder. Always in eval mode, never trained; gradients do reach the images.
+    """A frozen encoder. Always in eval mode; gradients do reach the images.
 
-    Constructed as `Class(config, image_shape=(c, h, w))`, which is cheap: it works out `spec` and checks that the image
-    size fits (never crops silently). `load` then reads the weights.
+    Constructed as `Class(config, image_shape=(c, h, w))`: cheap, sets `spec`, and refuses images that it would crop.
     """
 
     spec: StreamSpec
@@ -192,21 +193,18 @@ class FeatureSource(Component, nn.Module):
 
     @abstractmethod
     def load(self) -> None:
-        """Builds the network and reads its weights; called once, before the first forward. Raises as `check` does."""
+        """Builds the network and reads its weights, once, before the first forward; raises as `check` does."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         """Features of images in [-1, 1], as they enter the feature stream."""
 
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
-        """Features of images in [-1, 1], as losses compare images in them. Default: the same as `forward`.
-
-        V-Co's two views differ in resizing and in the final norm (docs/concepts.md, "Two views of an encoder").
-        """
+        """Features as losses compare images in them (docs/concepts.md, "Two views"). Default: those of `forward`."""
         return self(images)
 
     def train(self, mode: bool = True) -> "FeatureSource":
-        """Stays in eval mode: some encoders jitter positions or drop tokens in training mode."""
+        """Stays in eval mode, in which no encoder drops tokens."""
         return super().train(False)
 
 
@@ -226,9 +224,9 @@ class Adapter(Component, nn.Module):
         """The streams `forward` yields (usually just "features")."""
 
     def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
-        """Sets buffers or initial weights from (images in [-1, 1], features) of shuffled training data; a single pass.
+        """Sets buffers or initial weights in one pass over (images, features) of shuffled training data, in float64.
 
-        The result must not depend on the batching beyond rounding: accumulate in float64.
+        What it sets may depend on the config and the data alone, not on the batching: it is kept for other seeds.
         """
 
     @abstractmethod
@@ -238,7 +236,7 @@ class Adapter(Component, nn.Module):
 
 @attrs.define(kw_only=True, slots=False)
 class Step:
-    """All that one training step knows; what a `Loss` gets. Features are computed once, when first asked for."""
+    """What a `Loss` knows of a training step. Features are computed once, when first asked for."""
 
     number: int
     """Optimizer steps done before this one."""
@@ -279,17 +277,14 @@ class Step:
 
 
 class Loss(Component, nn.Module):
-    """An alignment loss, added to the denoising loss with `config.weight`. Computed in float32.
+    """An alignment loss, added to the denoising loss as its config says. Computed in float32.
 
     Constructed as `Class(config, width=of the taps, tap_grid=of the taps, features=spec of the source or None)`.
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(Component.Config):
-        """What a user may set; the weight is common to all losses."""
-
-        weight: float = attrs.field(default=1.0, validator=attrs.validators.ge(0.0))
-        """Factor of this loss in the total, at least 0."""
+    class Config(Schedule, Component.Config):
+        """What a user may set, beside what all losses share; the core sees to that."""
 
     needs_features: ClassVar[bool] = True
     """Whether it reads the feature source (`step.features`, `step.real`, `step.generated`)."""
@@ -304,8 +299,11 @@ class Loss(Component, nn.Module):
         return ()
 
     @abstractmethod
-    def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:
-        """Named unweighted scalars; their sum times `config.weight` is added to the total."""
+    def forward(self, step: Step) -> Mapping[str, Float[Tensor, "*b"]]:
+        """Named unweighted terms, one value a sample (or a scalar, where a term belongs to no sample).
+
+        The core takes the mean of a term over the samples that count, and adds it to the total with the loss's weight.
+        """
 
 
 class Guidance(Component, nn.Module):
@@ -316,6 +314,8 @@ class Guidance(Component, nn.Module):
 
     needs_blocking: bool = False
     """Whether it blocks attention edges, so that the backbone must support it."""
+    weak_run: str | None = None
+    """Folder of another run, whose EMA model evaluates the branch "weak"; None if there is no such branch."""
 
     def null(self, stream: str, x_t: Tensor) -> Tensor:
         """What the network is shown instead of `x_t` in the rows of `Condition.nulled`. Default: zeros."""
@@ -356,7 +356,7 @@ class Process(Component, nn.Module):
 Velocity = Callable[[Streams, Mapping[str, float]], Streams]
 """(noisy streams, time of each stream) -> guided velocity of each stream; one network evaluation."""
 Noise = Callable[[int], Streams]
-"""k -> the k-th fresh standard normal noise of every stream; row i depends only on k, the seed and the image index."""
+"""k -> the k-th fresh noise of every stream, of its scale; row i depends only on k, the seed and the image index."""
 
 
 class Solver(Component):

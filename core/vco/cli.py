@@ -27,7 +27,23 @@ def main_vco(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vco", description="Look at what vco offers; `vco-run` is the main job.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
-    parser.parse_args(argv)
+    check = verbs.add_parser("check", help="check that a plugin keeps the contracts of vco.api, law by law")
+    check.add_argument("plugin", metavar="MODULE", help="module with the hooks, or name of an entry point")
+    check.add_argument("--only", default="", metavar="ID", help="only ids that begin so, as in loss/my-loss")
+    check.add_argument("--slow", action="store_true", help="also laws that take seconds, such as torch.compile")
+    check.add_argument(
+        "--set", action="append", default=[], metavar="ID.OPTION=VALUE", help="test with this, as in data/mine.root=DIR"
+    )
+    check.add_argument("--xfail", action="append", default=[], metavar="ID", help="a check that is broken on purpose")
+    args = parser.parse_args(argv)
+    if args.verb == "check":
+        from vco.testing.command import check as run_check
+
+        try:
+            return run_check(args.plugin, args.only, args.slow, args.set, args.xfail)
+        except UserError as error:
+            print("\n".join(f"vco: {line}" for line in str(error).splitlines()), file=sys.stderr)
+            return error.status
     print(describe(load_catalog()))
     return 0
 
@@ -56,22 +72,25 @@ def _run(argv: Sequence[str]) -> int:
     catalog = load_catalog()
     invocation = resolve(argv, catalog)
     config = invocation.config
+    # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=processes)
+    missing = plan.missing()
     if invocation.dry_run:
-        run = assemble(config, invocation.catalog, invocation.origin, device="meta")
-        print(_description(invocation, run, "nothing (dry run)"))
-        for sentence in run.missing():
+        print(_description(invocation, plan, "nothing (dry run)"))
+        for sentence in missing:
             print(f"to train, still needed: {sentence}")
         return 0
+    if missing:
+        raise UserError("\n".join(missing))
 
     accelerator = _accelerator(config)
-    run = assemble(config, invocation.catalog, invocation.origin, processes=accelerator.num_processes)
-    if missing := run.missing():
-        raise UserError("\n".join(missing))
     folder = Path(config.output_dir)
     held = _on_main(accelerator, lambda: _claim(folder, invocation))
     if accelerator.is_main_process:
-        print(_description(invocation, run, str(accelerator.device)), flush=True)
+        print(_description(invocation, plan, str(accelerator.device)), flush=True)
     try:
+        run = assemble(config, invocation.catalog, invocation.origin)
         return _work(invocation, run, accelerator, folder)
     finally:
         if held is not None:
@@ -83,10 +102,12 @@ def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", fold
     from vco.evaluate import Evaluation, evaluated_step, write_score
     from vco.report import write_report
     from vco.train import Training
+    from vco.weak import load_weak
 
     for source in run.sources.values():
         source.load()
         source.requires_grad_(False).eval()
+    load_weak(run, invocation.catalog, accelerator.device)
     training = Training(run, accelerator, folder)
     steps = run.config.train.steps
     say: Callable[[str], None] = print if accelerator.is_main_process else lambda line: None
@@ -184,7 +205,11 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
     try:
         if path.exists():
             # read back with today's defaults, so that an option that is new since then changes nothing
-            before = _flat(to_plain_run(resolve(["--config", str(path)], invocation.catalog).config))
+            try:
+                before = _flat(to_plain_run(resolve(["--config", str(path)], invocation.catalog).config))
+            except UserError as error:
+                problem = f"{path} cannot be used; put it right or choose another --output-dir:"
+                raise UserError("\n".join([problem, *(f"  {line}" for line in str(error).splitlines())])) from error
             now = _flat(plain)
             lines = [
                 f"  {key}: {before.get(key, '(not set)')} there, {now.get(key, '(not set)')} here"

@@ -14,7 +14,6 @@ from vco.api import (
     PIXELS,
     Adapter,
     Backbone,
-    Component,
     Condition,
     FeatureSource,
     Guidance,
@@ -26,6 +25,7 @@ from vco.api import (
     Times,
 )
 from vco.randomness import generator
+from vco.schedule import over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Draw:
     weights: Times
     """Factor of each sample's denoising loss per stream, [b]. Its mean over the *global* batch makes a mean over the
     supervised samples, so that equal shares of a batch may simply be averaged over processes."""
+    counts: Mapping[str, Tensor]
+    """Likewise the factor of each sample in each alignment loss, [b]."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
         """The same with `function` applied to every tensor (slicing rows, moving to a device)."""
@@ -45,6 +47,7 @@ class Draw:
             times={stream: function(t) for stream, t in self.times.items()},
             condition=self.condition.map(function),
             weights={stream: function(weight) for stream, weight in self.weights.items()},
+            counts={loss: function(factor) for loss, factor in self.counts.items()},
         )
 
 
@@ -86,12 +89,17 @@ class Objective(nn.Module):
         self.specs = dict(specs)
         self.stream_weights = dict(stream_weights)
         self.taps = tuple(sorted({tap for loss in losses.values() for tap in loss.taps}))
-        self._source = [source]  # in a list, so that nn.Module does not adopt it
+        self.aside: dict[str, Any] = {"source": source}  # in a dict, so that nn.Module does not adopt them
 
     @property
     def source(self) -> FeatureSource | None:
         """The frozen encoder; None if neither a stream nor a loss needs one."""
-        return self._source[0]
+        return self.aside["source"]
+
+    @property
+    def weak(self) -> "Objective | None":
+        """The model that evaluates guidance's branch "weak"; None if there is none."""
+        return self.aside.get("weak")
 
     def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
         """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
@@ -99,8 +107,9 @@ class Objective(nn.Module):
         condition = self.guidance.condition(labels, generator(seed, "condition", step))
         weights = self.process.weight(times)
         for stream, kept in condition.supervised.items():
-            weights[stream] = weights[stream] * kept / kept.float().mean().clamp_min(1e-12)
-        return Draw(times=times, condition=condition, weights=weights)
+            weights[stream] = weights[stream] * over(kept)
+        counts = {name: loss.config.counts(times[PIXELS]) for name, loss in self.losses.items()}
+        return Draw(times=times, condition=condition, weights=weights, counts=counts)
 
     def forward(
         self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"], draw: Draw, noise: Streams, number: int = 0
@@ -160,23 +169,29 @@ class Objective(nn.Module):
         if features is not None:
             step.features = features
         for name, loss in self.losses.items():
-            terms = loss(step)
-            losses |= {name if term == name else f"{name}.{term}": value for term, value in terms.items()}
-            total = total + loss.config.weight * sum(terms.values())
+            factor = loss.config.factor(number)
+            if factor is None:  # not computed, but data-parallel training waits for a gradient of every parameter
+                total = total + 0.0 * sum(parameter.sum() for parameter in loss.parameters())
+                continue
+            means = {term: (value * draw.counts[name]).mean() for term, value in loss(step).items()}
+            losses |= {name if term == name else f"{name}.{term}": value for term, value in means.items()}
+            total = total + factor * sum(means.values())
         return {"loss": total, **losses}
 
     def with_weights(self, state: Mapping[str, Tensor]) -> "Objective":
-        """A copy with other weights (an EMA's); it shares the frozen encoder. This module is left alone."""
-        twin = copy.deepcopy(self, {id(self.source): self.source})
+        """A copy with other weights (an EMA's); it shares what is frozen. This module is left alone."""
+        twin = copy.deepcopy(self, {id(part): part for part in self.aside.values()})
         twin.load_state_dict(state)
         return twin.eval().requires_grad_(False)
 
+    @property
+    def components(self) -> dict[str, Backbone | Adapter | Loss | Guidance | Process]:
+        """Its parts, by the prefix of the names of their parameters and in the order of these."""
+        losses = {f"losses.{name}": loss for name, loss in self.losses.items()}
+        first, last = {"backbone": self.backbone, "adapter": self.adapter}, {"guidance": self.guidance}
+        return {**first, **losses, **last, "process": self.process}
+
     def metrics(self) -> dict[str, Tensor]:
-        """What the components measure for the log, as "kind.metric"."""
-        parts: dict[str, Component] = {
-            "adapter": self.adapter,
-            "backbone": self.backbone,
-            "process": self.process,
-            **self.losses,
-        }
+        """What the components measure for the log, as "adapter.metric" or, of a loss, "hybrid.metric"."""
+        parts = {name.removeprefix("losses."): part for name, part in self.components.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.metrics().items()}

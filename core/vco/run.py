@@ -1,6 +1,7 @@
 """Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -39,6 +40,10 @@ class Run:
                 part.check()
             except UserError as error:
                 problems.append(str(error))
+        weak = self.objective.guidance.weak_run
+        if weak is not None and not (Path(weak) / "config.yaml").is_file():
+            needs = f"guidance {self.config.guidance.name} needs the folder of a finished run of a weaker model"
+            problems.append(f"{needs} (--guidance.run); {f'there is none in {weak}' if weak else 'none is given'}")
         return problems
 
 

@@ -19,24 +19,36 @@ from vco.randomness import noise
 from vco.run import Run
 
 
-def guided_velocity(backbone: Backbone, guidance: Guidance, labels: Int[Tensor, " b"]) -> Velocity:
-    """The velocity of all streams under guidance; all branches are evaluated in one batched forward pass.
+def guided_velocity(
+    backbone: Backbone, guidance: Guidance, labels: Int[Tensor, " b"], weak: Objective | None = None
+) -> Velocity:
+    """The velocity of all streams under guidance.
 
-    Source: JiT (arXiv 2511.13720), V-Co (arXiv 2603.16792): velocity = (clean - noisy) / max(1 - t, 0.05).
+    All branches are evaluated in one batched forward pass, but for the branch "weak", which the weak model evaluates.
     """
 
     def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
-        branches = guidance.branches(labels, times)
-        count = len(branches)
-        condition = Condition.concatenate(branches.values())
-        noisy = {stream: x_t.repeat(count, *[1] * (x_t.ndim - 1)) for stream, x_t in state.items()}
-        t = {stream: torch.full((len(labels) * count,), times[stream], device=labels.device) for stream in state}
-        clean = backbone(show(guidance, noisy, condition), t, condition).clean
-        parts = {stream: flow.velocity(clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state}
-        each = {branch: {stream: part[i] for stream, part in parts.items()} for i, branch in enumerate(branches)}
+        branches = dict(guidance.branches(labels, times))
+        weaker = {name: branches.pop(name) for name in ("weak",) if weak and name in branches}
+        each = _velocities(backbone, guidance, state, times, branches)
+        if weak and weaker:
+            each |= _velocities(weak.backbone, weak.guidance, {s: state[s] for s in weak.specs}, times, weaker)
         return guidance.combine(each, times)
 
     return velocity
+
+
+def _velocities(
+    backbone: Backbone, guidance: Guidance, state: Streams, times: Mapping[str, float], branches: dict[str, Condition]
+) -> dict[str, Streams]:
+    """Each branch's velocity of each stream, (clean - noisy) / max(1 - t, 0.05) [JiT, V-Co]."""
+    count = len(branches)
+    condition = Condition.concatenate(branches.values())
+    noisy = {stream: x_t.repeat(count, *[1] * (x_t.ndim - 1)) for stream, x_t in state.items()}
+    t = {stream: torch.full((len(x_t),), times[stream], device=x_t.device) for stream, x_t in noisy.items()}
+    clean = backbone(show(guidance, noisy, condition), t, condition).clean
+    parts = {stream: flow.velocity(clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state}
+    return {branch: {stream: part[i] for stream, part in parts.items()} for i, branch in enumerate(branches)}
 
 
 @torch.no_grad()
@@ -62,7 +74,7 @@ def sample(
         drawn = noise(specs, indices, seed, *key)
         return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
 
-    velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device))
+    velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device), objective.weak)
     path = objective.process.path(steps)
     state = solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
     return to_uint8(state[PIXELS]).cpu()

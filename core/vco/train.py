@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -20,14 +21,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vco import checkpoint
-from vco.api import Features
 from vco.checkpoint import Checkpoint
-from vco.data import Order, chunks, read, to_float
+from vco.data import Order, read, to_float
 from vco.ema import EMA
 from vco.errors import TrainingStoppedError, UserError
 from vco.files import write_atomic
+from vco.fitting import fit_adapter
 from vco.objective import Objective
-from vco.randomness import generator, noise, seed_of
+from vco.randomness import noise, seed_of
 from vco.run import Run
 from vco.sample import sample_grid
 
@@ -89,8 +90,9 @@ class Training:
         if self.objective.source is not None:
             self.objective.source.to(self.device)
         self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        self.components = list(self.objective.components.values())
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            [{"params": [p for p in part.parameters() if p.requires_grad]} for part in self.components],
             lr=self.config.learning_rate,
             betas=self.config.betas,
             weight_decay=self.config.weight_decay,
@@ -99,7 +101,7 @@ class Training:
         self.step = 0
         newest = checkpoint.load_newest(folder / "checkpoints", self._say)
         if newest is None:
-            self._fit()
+            fit_adapter(run, self.images, self.device, main=accelerator.is_main_process)
         self.ema = EMA(self.objective, self.config.ema_decays)
         if newest is not None:
             self._restore(newest)
@@ -154,9 +156,9 @@ class Training:
         index, _ = self.order.batch(self.step)
         labels = self.order.labels[index]
         draw = self.objective.draw(labels, seed=self.seed, step=self.step)
-        for group in self.optimizer.param_groups:
-            warm = (self.step + 1) / self.config.warmup_steps if self.config.warmup_steps else 1.0
-            group["lr"] = self.config.learning_rate * min(1.0, warm)
+        rate = self.config.learning_rate * min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1))
+        for group, part in zip(self.optimizer.param_groups, self.components, strict=True):
+            group["lr"] = rate * part.learning_rate_scale(self.step)
 
         sums: dict[str, Tensor] = {}
         parts = self.config.accumulation
@@ -195,26 +197,6 @@ class Training:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-    # ---------------------------------------------------------------------------------------------------------- fitting
-
-    @torch.no_grad()
-    def _fit(self) -> None:
-        """The adapter's fit stage; every process fits on the same images, so nobody waits and nothing is sent."""
-        adapter, source = self.objective.adapter, self.objective.source
-        if not adapter.needs_fit or source is None:
-            return
-        count = min(self.config.fit_samples, len(self.images))
-        shuffled = torch.randperm(len(self.images), generator=generator(self.seed, "fit"))[:count].tolist()
-        batches = chunks(shuffled, self.config.batch_size)
-        reader = read(self.images, batches, workers=self.config.workers, timeout=self.config.timeout)
-
-        def encoded() -> Iterator[tuple[Tensor, Features]]:
-            for batch in tqdm(reader, "fitting the adapter", len(batches), disable=self._quiet, leave=False):
-                pixels = to_float(batch.to(self.device))
-                yield pixels, source(pixels)
-
-        adapter.fit(encoded())
 
     # --------------------------------------------------------------------------------------------------------- the log
 
@@ -325,6 +307,7 @@ class _Log:
             total=total, initial=start, desc="training", unit="step", disable=not accelerator.is_main_process
         )
         self.sums: dict[str, Tensor] = {}
+        self.counts = Counter[str]()  # a loss with a schedule may have ended since
         self.count = 0
         self.since = time.perf_counter()
 
@@ -332,6 +315,7 @@ class _Log:
         """Notes the losses of one step, without waiting for them."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts.update(losses.keys())
         self.count += 1
         self.bar.update(1)
 
@@ -339,14 +323,15 @@ class _Log:
         """Mean losses since the last call, over all processes; waits for the device."""
         if not self.count:
             return {}
-        values: Any = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, reduction="mean")
+        means = torch.stack([value / self.counts[name] for name, value in self.sums.items()])
+        values: Any = self.accelerator.reduce(means, reduction="mean")
         return dict(zip(self.sums, values.tolist(), strict=True))
 
     def speed(self) -> dict[str, float]:
         """Images per second since the last call."""
         now = time.perf_counter()
         speed = self.count * self.batch_size / (now - self.since)
-        self.sums, self.count, self.since = {}, 0, now
+        self.sums, self.counts, self.count, self.since = {}, Counter(), 0, now
         return {"images_per_second": speed}
 
     def show(self, step: int, values: Mapping[str, float]) -> None:

@@ -39,12 +39,21 @@ def vco_adapters() -> dict[str, str]:
         "none": "vco_plugins.adapters.identity:Identity",
         "rms": "vco_plugins.adapters.rms:RMS",
         "coredi": "vco_plugins.adapters.coredi:CoReDi",
+        "pca": "vco_plugins.adapters.pca:PCA",
+        "spatial-norm": "vco_plugins.adapters.spatial:SpatialNorm",
+        "class-token": "vco_plugins.adapters.class_token:ClassToken",
     }
 
 
 @hookimpl
 def vco_losses() -> dict[str, str]:
-    return {"perceptual": "vco_plugins.losses.perceptual:Perceptual", "hybrid": "vco_plugins.losses.hybrid:Hybrid"}
+    return {
+        "perceptual": "vco_plugins.losses.perceptual:Perceptual",
+        "hybrid": "vco_plugins.losses.hybrid:Hybrid",
+        "repa": "vco_plugins.losses.repa:REPA",
+        "irepa": "vco_plugins.losses.irepa:IREPA",
+        "drifting": "vco_plugins.losses.drifting:Drifting",
+    }
 
 
 @hookimpl
@@ -53,6 +62,7 @@ def vco_guidance() -> dict[str, str]:
         "cfg": "vco_plugins.guidance.cfg:CFG",
         "structural": "vco_plugins.guidance.structural:Structural",
         "representation": "vco_plugins.guidance.representation:Representation",
+        "autoguidance": "vco_plugins.guidance.autoguidance:Autoguidance",
     }
 
 

@@ -160,10 +160,7 @@ def test_a_class_that_raises_in_its_constructor_is_an_error_line() -> None:
 
 
 def test_docs_are_the_lines_under_the_fields_of_the_class_and_its_bases() -> None:
-    docs = {
-        "weight": "Factor of this loss in the total, at least 0.",
-        "tau": "Temperature, above 0.",
-    }
+    docs = {"weight": "Factor of this loss in the total, at least 0.", "tau": "Temperature, above 0."}
     assert field_docs(Near.Config).items() >= docs.items()
     assert "heads" not in field_docs(Net.Config)
 

@@ -278,10 +278,18 @@ def test_metrics_of_equal_channels_show_rank_one() -> None:
     adapter.projection.data = torch.ones(6, 1) * torch.tensor([1.0, 2.0, -3.0])
     stream(adapter, draw(20))
     metrics = {name: value.item() for name, value in adapter.metrics().items()}
+    metrics.pop("projected_std")
     assert metrics == pytest.approx(
         {"effective_rank": 1.0, "column_norm_min": 6**0.5, "column_norm_max": 3 * 6**0.5, "off_diagonal_max": 1.0},
         rel=1e-3,
     )
+
+
+def test_metrics_tell_the_scale_before_batch_norm() -> None:
+    adapter, batch = coredi(init="pca"), draw(50)
+    adapter.fit([batch])
+    projected = (batch[1].tokens @ adapter.projection).detach().flatten(0, 1)
+    torch.testing.assert_close(adapter.metrics()["projected_std"], projected.var(0, correction=0).mean().sqrt())
 
 
 def test_pca_start_makes_the_channels_uncorrelated_and_of_falling_variance() -> None:
@@ -316,6 +324,21 @@ def test_random_start_needs_no_fit_and_has_columns_of_about_unit_length() -> Non
     assert not adapter.needs_fit
     # the length of 768 normals of variance 1/768 is 1 +- 0.026
     torch.testing.assert_close(adapter.projection.norm(dim=0), torch.ones(8), rtol=0, atol=0.13)
+
+
+def test_the_projection_has_a_learning_rate_of_its_own_until_it_is_frozen() -> None:
+    adapter = coredi(learning_rate_scale=0.25, freeze_after=10)
+    assert [adapter.learning_rate_scale(step) for step in (0, 9, 10, 1000)] == [0.25, 0.25, 0.0, 0.0]
+    assert coredi().learning_rate_scale(10**9) == 1.0
+
+
+def test_without_stop_gradient_the_target_is_learned_too() -> None:
+    assert coredi(stop_gradient=False)(draw(5)[1]).target[FEATURES].requires_grad
+
+
+def test_without_normalisation_the_stream_is_the_bare_projection() -> None:
+    adapter, batch = coredi(normalize=False), draw(5)
+    torch.testing.assert_close(stream(adapter, batch), batch[1].tokens @ adapter.projection)
 
 
 def test_more_channels_than_the_features_have_are_refused() -> None:

@@ -1,9 +1,8 @@
 """What is tested: the components a plugin registers, each with small settings and variants of its options."""
 
-import importlib
 import itertools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -47,6 +46,9 @@ class Subject:
     settings: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     """Options that its author wants it tested with."""
 
+    notes: dict[Any, Any] = attrs.field(factory=dict[Any, Any])
+    """What the cases of its kind have found out about it."""
+
     @property
     def id(self) -> str:
         """As in "loss/hybrid"."""
@@ -84,15 +86,26 @@ class Subject:
 
     @cached_property
     def variants(self) -> list[Any]:
-        """`config` with each other choice of each option that is a switch or a list of words."""
+        """`config` with each other choice of each switch and word, and with each option on that is off by default."""
         hints = typing.get_type_hints(self.component.Config)
         found: list[Any] = []
-        for name in attrs.fields_dict(self.component.Config):
-            choices = (True, False) if hints[name] is bool else ()
-            choices = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is Literal else choices
-            others = [choice for choice in choices if choice != getattr(self.config, name)]
-            found += [variant for choice in others if (variant := _evolved(self.config, {name: choice})) is not None]
+        for field in attrs.fields(self.component.Config):
+            name, now = field.name, getattr(self.config, field.name)
+            choices = [choice for choice in _choices(hints[name], now) if choice != now] if name != "size" else []
+            changed = [variant for choice in choices if (variant := _evolved(self.config, {name: choice})) is not None]
+            found += changed if typing.get_origin(hints[name]) is Literal else changed[:1]
         return found
+
+
+def _choices(hint: Any, now: Any) -> Sequence[Any]:
+    """Values that make a component take another way."""
+    if hint is bool:
+        return (True, False)
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    if now is None:
+        return {float: (0.5, 1.0), int: (1, 2)}.get(next(iter(typing.get_args(hint)), None), ())
+    return (0.1,) if hint is float and now == 0 else ()
 
 
 def _evolved(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -127,8 +140,3 @@ def discover(plugin: ModuleType | str, settings: Mapping[str, Mapping[str, Any]]
     if unknown := settings.keys() - {subject.id for subject in subjects}:
         raise UserError(f"settings are given for {', '.join(sorted(unknown))}, which {name} does not register")
     return subjects
-
-
-def source_file(module: str) -> str | None:
-    """Path of a module's Python source."""
-    return getattr(importlib.import_module(module), "__file__", None)

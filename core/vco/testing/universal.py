@@ -3,9 +3,11 @@
 import importlib
 
 import attrs
+import torch
 import yaml
 
 from vco.config import Given, build, field_docs, to_plain
+from vco.errors import UserError
 from vco.testing.case import Case
 from vco.testing.imports import heavy_imports
 from vco.testing.law import does_not_apply, law, require
@@ -15,6 +17,19 @@ from vco.testing.law import does_not_apply, law, require
 def loads(case: Case) -> None:
     """Its class can be imported, subclasses its contract, and its Config has valid defaults."""
     assert case.subject.component
+
+
+@law(Case, once=True)
+def can_be_constructed(case: Case) -> None:
+    """With its default settings, or those it is tested with, it can be constructed."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            case.construct()
+    except UserError as error:
+        empty = [field.name for field in attrs.fields(type(case.config)) if getattr(case.config, field.name) == ""]
+        if empty:
+            does_not_apply(f"somebody must set {' or '.join(empty)}: {error}")
+        require(False, f"it refuses the settings that it is tested with: {error}")
 
 
 @law(Case, once=True)
@@ -61,6 +76,17 @@ def config_survives_yaml(case: Case) -> None:
 def construction_leaves_the_config_alone(case: Case) -> None:
     """The component keeps the Config it was given as `config`."""
     require(case.build().config == case.config, "component.config is not the Config it was constructed with")
+
+
+@law(Case, once=True)
+def metrics_are_scalars(case: Case) -> None:
+    """What it measures for the log are scalars, and its learning rate's factor is a number from 0 on."""
+    component = case.build()
+    for name, value in component.metrics().items():
+        require(value.ndim == 0 and not value.requires_grad, f"the metric {name} has axes or carries a gradient")
+    for step in (0, 1, 1_000_000):
+        factor = component.learning_rate_scale(step)
+        require(0 <= factor < float("inf"), f"learning_rate_scale({step}) is {factor}")
 
 
 @law(Case, once=True)

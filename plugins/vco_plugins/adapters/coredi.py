@@ -6,14 +6,14 @@ from typing import ClassVar, Final, Literal
 import attrs
 import torch
 import torch.nn.functional as F
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, optional
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec, UserError
+from vco_plugins.moments import EPS, Covariance, principal
 
-EPS: Final = 1e-5
 MOMENTUM: Final = 0.1
 VF_DISTANCE_MARGIN: Final = 0.25
 VF_COSINE_MARGIN: Final = 0.5
@@ -36,7 +36,11 @@ class CoReDi(Adapter):
     Both ortho and cov lie in [0, 1], and 0.1, the middle of the range worth
     sweeping (0.01 to 1), is the feature stream's own weight in V-Co's loss: neither side drowns the other.
     cov alone sees the data, ortho also holds where the data has few directions; vf costs n^2 a sample and
-    needs a lift, so it is off.
+    needs a lift, so it is off. Running averages of the weights mix bases that move; a small learning rate of the
+    projection, or freezing it late, keeps them close.
+
+    Without `stop_gradient` the features become easy to predict and tell the pixels less; without `normalize` their
+    scale runs away. Both can be turned off to show that (docs/coredi_collapse.png).
 
     Raises:
         UserError: If there are more `channels` than the features have.
@@ -64,6 +68,14 @@ class CoReDi(Adapter):
         """Weight of the decorrelation of the channels, at least 0."""
         vf: float = attrs.field(default=0.0, validator=ge(0.0))
         """Weight of VA-VAE's vision-foundation loss, at least 0 (VA-VAE: 0.1)."""
+        learning_rate_scale: float = attrs.field(default=1.0, validator=ge(0.0))
+        """Factor of the learning rate of the projection, at least 0."""
+        freeze_after: int | None = attrs.field(default=None, validator=optional(ge(0)))
+        """Steps after which the projection stays as it is, at least 0; by default it never stops learning."""
+        stop_gradient: bool = True
+        """Whether targets carry no gradient; off is a control, in which they become easy instead of useful."""
+        normalize: bool = True
+        """Whether the channels are batch-normalised; off is a control, in which their scale runs away."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -91,26 +103,13 @@ class CoReDi(Adapter):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
-        count = 0
-        mean = torch.zeros_like(self.projection[:, 0], dtype=torch.float64)
-        scatter = torch.outer(mean, mean)
+        statistics = Covariance(len(self.projection), self.projection.device)
         for _, features in batches:
-            tokens = features.tokens.double().flatten(0, 1)
-            batch_mean = tokens.mean(0)
-            delta = batch_mean - mean
-            count += len(tokens)
-            # merging centred moments, where a difference of raw ones would cancel [Chan et al. 1983]
-            weight = len(tokens) / count
-            centred = tokens - batch_mean
-            scatter += centred.T @ centred + torch.outer(delta, delta) * (weight * (count - len(tokens)))
-            mean += delta * weight
-        variances, directions = torch.linalg.eigh(scatter / count)
-        directions = directions.flip(1)[:, : self.config.channels]
-        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-        directions = directions * largest.sign()  # the sign of an eigenvector is arbitrary: fix it
+            statistics.add(features.tokens)
+        variances, directions = principal(statistics.covariance, self.config.channels)
         self.projection.copy_(directions)
-        self.running_mean.copy_(mean @ directions)
-        self.running_var.copy_(variances.flip(0)[: self.config.channels])
+        self.running_mean.copy_(statistics.mean @ directions)
+        self.running_var.copy_(variances)
 
     def forward(self, features: Features) -> Adapted:
         tokens = features.tokens.float()
@@ -123,14 +122,21 @@ class CoReDi(Adapter):
                 mean, variance, covariance = self.running_mean, self.running_var, None
             normal = (projected - mean) * (variance + EPS).rsqrt()
             losses = {} if covariance is None else self._regularisers(covariance, normal, tokens)
-        value = (normal * self.config.scale).to(features.tokens.dtype)
-        return Adapted(value={FEATURES: value}, target={FEATURES: value.detach()}, losses=losses)
+        stream = normal if self.config.normalize else projected
+        value = (stream * self.config.scale).to(features.tokens.dtype)
+        target = value.detach() if self.config.stop_gradient else value
+        return Adapted(value={FEATURES: value}, target={FEATURES: target}, losses=losses)
+
+    def learning_rate_scale(self, step: int) -> float:
+        last = self.config.freeze_after
+        return self.config.learning_rate_scale if last is None or step < last else 0.0
 
     def metrics(self) -> Mapping[str, Tensor]:
         eigenvalues = torch.linalg.eigvalsh(self.correlation).clamp_min(0.0)
         norms = self.projection.detach().norm(dim=0)
         return {
             "effective_rank": torch.special.entr(eigenvalues / eigenvalues.sum()).sum().exp(),
+            "projected_std": self.running_var.mean().sqrt(),
             "column_norm_min": norms.min(),
             "column_norm_max": norms.max(),
             "off_diagonal_max": _off_diagonal(self.correlation).abs().max(),

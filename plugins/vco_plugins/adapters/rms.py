@@ -1,22 +1,20 @@
 """Standardised features at the pixels' scale."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import gt, optional
+from attrs.validators import gt, in_, optional
 from jaxtyping import Float
 from torch import Tensor
 
 from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec
-
-EPS: Final = 1e-5
-"""Added to the variance; RAE's value."""
+from vco_plugins.moments import EPS, MeanSquare
 
 
 class RMS(Adapter):
-    """Features standardised per channel and position, then scaled to the pixels' RMS [V-Co].
+    """Features standardised per position and channel, or per channel, then scaled to the pixels' RMS [V-Co].
 
     Mean, variance and the RMS of the pixels are those of the training images, exact up to rounding: RAE's
     running averages remember only the last few batches. Equal RMS makes one time mean the same
@@ -33,6 +31,8 @@ class RMS(Adapter):
 
         scale: float | None = attrs.field(default=None, validator=optional(gt(0.0)))
         """Factor after standardising, above 0; None measures the pixel RMS (V-Co on ImageNet: 0.485)."""
+        per: Literal["position", "channel"] = attrs.field(default="position", validator=in_(("position", "channel")))
+        """What is standardised: every channel at every position, or every channel over all positions."""
 
     mean: Tensor
     variance: Tensor
@@ -51,10 +51,10 @@ class RMS(Adapter):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
-        count, pixel_count = 0, 0
+        count, pixels = 0, MeanSquare()
         mean = squares = torch.zeros_like(self.mean, dtype=torch.float64)
-        pixel_squares = torch.zeros_like(self.scale, dtype=torch.float64)
         for images, features in batches:
+            pixels.add(images)
             tokens = features.tokens.double()
             batch_mean = tokens.mean(0)
             delta = batch_mean - mean
@@ -63,12 +63,14 @@ class RMS(Adapter):
             weight = len(tokens) / count
             squares = squares + (tokens - batch_mean).square().sum(0) + delta.square() * weight * (count - len(tokens))
             mean = mean + delta * weight
-            pixel_squares += images.double().square().sum()
-            pixel_count += images.numel()
+        variance = squares / count
+        if self.config.per == "channel":  # within positions, and between them
+            variance = variance.mean(0) + mean.var(0, correction=0)
+            mean = mean.mean(0)
         self.mean.copy_(mean)
-        self.variance.copy_(squares / count)
+        self.variance.copy_(variance)
         if self.config.scale is None:
-            self.scale.copy_((pixel_squares / pixel_count).sqrt())
+            self.scale.copy_(pixels.root)
 
     def forward(self, features: Features) -> Adapted:
         tokens = (features.tokens.float() - self.mean) * ((self.variance + EPS).rsqrt() * self.scale)

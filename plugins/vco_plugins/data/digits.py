@@ -37,7 +37,7 @@ class _Rows(ImageSet):
         self.images, self.labels = images, labels
 
     def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
-        return self.images[index]
+        return self.images[index].clone()  # the caller may write into it
 
 
 def _split(part: slice) -> ImageSet:

@@ -43,7 +43,7 @@ class Hybrid(Loss):
         super().__init__()
         self.config = config
 
-    def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+    def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
         config = self.config
         loss = hybrid_loss(
             self._pool(step.generated),
@@ -69,8 +69,10 @@ def hybrid_loss(
     tau_repulsion: float = 0.2,
     attraction: float = 1.0,
     repulsion: float = 1.0,
-) -> Float[Tensor, ""]:
-    """Squared distance to a drifted target, averaged in each class, then over the classes present; float32.
+) -> Float[Tensor, " b"]:
+    """Squared distance of each sample to a drifted target, float32, weighted so that every class counts alike.
+
+    The mean over the samples is the mean over the classes present of each class's mean.
 
     With g and r at unit length and s_i = exp(-|g_i - r_i|^2 / tau_gate), the target of g_i is g_i + V_i
     without gradient, V_i = attraction * s_i (r_i - g_i) - repulsion * (1 - s_i) (sum_j k_ij g_j - g_i), where
@@ -101,4 +103,4 @@ def hybrid_loss(
             drift = attraction * s * (r - g) - repulsion * has_mates * (1 - s) * (k @ g - g)
             target = g + drift
         share = 1 / same.sum(1)  # of a sample in its class; these add up to the number of classes
-        return (share * (g - target).square().mean(1)).sum() / share.sum()
+        return share / share.mean() * (g - target).square().mean(1)

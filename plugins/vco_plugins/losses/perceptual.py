@@ -16,7 +16,7 @@ class Perceptual(Loss):
     """One minus the cosine between patch tokens of predicted and clean image [V-Co's ablation].
 
     Averaged over the tokens, then over the samples. With a gate, a sample that is close enough to its image
-    counts as zero; the mean still runs over all samples, so that no sample's share depends on the others.
+    has a loss of zero; the mean still runs over it, so that no sample's share depends on the others.
 
     Source: V-Co (arXiv 2603.16792), perceptual loss.
     """
@@ -34,11 +34,11 @@ class Perceptual(Loss):
         super().__init__()
         self.config = config
 
-    def forward(self, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+    def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
         predicted, clean = step.generated.tokens.float(), step.real.tokens.detach().float()
         with torch.autocast(predicted.device.type, enabled=False):
             cosine = F.cosine_similarity(predicted, clean, dim=-1).mean(1)
         loss = 1 - cosine
         if self.config.gate is not None:
             loss = loss * (cosine.detach() < self.config.gate)
-        return {"perceptual": loss.mean()}
+        return {"perceptual": loss}

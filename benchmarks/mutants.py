@@ -1,0 +1,376 @@
+"""How much the contract kit sees: breaks the built-ins in typical ways and counts what their laws catch.
+
+Every mutant is one small change in the source of a component, or of a module that components share: another axis, a
+detach left out, a draw from the global generator, a cast or a mask forgotten, a comparison or a difference turned round,
+an index off by one, a buffer not registered. At most ten a file are taken, spread evenly over these ways by a fixed seed.
+A mutant is caught if any law of any component that uses the file is broken; one that leaves all results equal to the bit
+(a cast of what has that dtype anyway) does not count. It runs in this process on copies of the
+modules; nothing on disk is touched.
+
+    python benchmarks/mutants.py [--only losses] [--per-file 10] > mutants.md
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.util
+import random
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+from vco.testing.adapter import AdapterCase
+from vco.testing.case import ModuleCase, case_of, examine, laws_of
+from vco.testing.data import DataCase
+from vco.testing.guidance import GuidanceCase
+from vco.testing.law import NotApplicableError
+from vco.testing.process import ProcessCase
+from vco.testing.solver import SolverCase, uniform
+from vco.testing.subject import Subject, discover
+from vco.testing.tensors import leaves
+
+PLUGIN: Final = "vco_plugins"
+REDUCTIONS: Final = {
+    "mean", "sum", "softmax", "argmax", "norm", "flip", "cumsum", "cat", "stack", "unbind", "chunk", "square", "amax",
+}  # fmt: skip
+NOT_IN_THE_CONTRACT: Final = {"metrics", "classify", "check", "learning_rate_scale"}
+ABOUT_SOURCES: Final = {
+    "imports-nothing-heavy", "listing-is-light", "options-are-documented", "says-what-it-is", "config-survives-yaml",
+    "config-is-frozen",
+}  # fmt: skip
+"""Laws that read the file on disk or its Config, which mutants leave alone."""
+
+Change = tuple[str, ast.AST]
+"""In words, and what the node becomes."""
+
+
+def changes(node: ast.AST) -> Iterator[Change]:
+    """The typical mistakes that can be made at a node of the syntax tree."""
+    if isinstance(node, ast.Call):
+        yield from _changes_of_call(node)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        if isinstance(node.left, ast.Constant) and node.left.value == 1:
+            yield "direction: 1 - t becomes t", node.right
+        elif not isinstance(node.right, ast.Constant):
+            yield "sign: difference becomes sum", ast.BinOp(node.left, ast.Add(), node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant) and node.right.value == 1:
+        if isinstance(node.op, ast.Add | ast.Sub):
+            yield "off by one: + 1 or - 1 left out", node.left
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for old, new in ((ast.Lt, ast.Gt()), (ast.Gt, ast.Lt()), (ast.LtE, ast.GtE()), (ast.GtE, ast.LtE())):
+            if isinstance(node.ops[0], old):
+                yield "comparison turned round", ast.Compare(node.left, [new], node.comparators)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        yield "mask inverted", node.operand
+    if isinstance(node, ast.withitem) and "no_grad" in ast.unparse(node.context_expr):
+        yield "detach: no_grad left out", ast.withitem(ast.parse("torch.enable_grad()", mode="eval").body)
+    if isinstance(node, ast.Raise) and node.exc is not None and "UserError" in ast.unparse(node.exc):
+        yield "check left out", ast.Pass()
+
+
+def _changes_of_call(node: ast.Call) -> Iterator[Change]:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else node
+    for word, way in (("generator", "global generator"), ("dtype", "dtype dropped"), ("device", "device dropped")):
+        if any(keyword.arg == word for keyword in node.keywords):
+            rest = [keyword for keyword in node.keywords if keyword.arg != word]
+            yield f"{way}: {word}= left out", ast.Call(node.func, node.args, rest)
+    if name in ("float", "double", "detach", "clone") and not node.args:
+        yield f"{'dtype dropped' if name in ('float', 'double') else name}: .{name}() left out", owner
+    if name == "to" and "dtype" in ast.unparse(node):
+        yield "dtype dropped: .to(dtype) left out", owner
+    if name == "masked_fill":
+        yield "mask forgotten: .masked_fill() left out", owner
+    if name == "where" and len(node.args) == 3:
+        yield "mask forgotten: where() takes its first choice", node.args[1]
+        yield "mask forgotten: where() takes its second choice", node.args[2]
+    if name == "register_buffer":
+        target = ast.Name("setattr", ast.Load())
+        yield "buffer not registered", ast.Call(target, [ast.Name("self", ast.Load()), *node.args[:2]], [])
+    if name == "manual_seed":
+        yield "global generator: seed left out", ast.parse("torch.default_generator", mode="eval").body
+    if name in REDUCTIONS:
+        for i, value in enumerate([*node.args, *(k.value for k in node.keywords if k.arg == "dim")]):
+            axis = _integer(value)
+            if axis is not None:
+                call = copy.deepcopy(node)
+                wrong = ast.Constant({-1: -2, 0: 1, 1: 0, 2: 1}.get(axis, 0))
+                if i < len(node.args):
+                    call.args[i] = wrong
+                else:
+                    next(k for k in call.keywords if k.arg == "dim").value = wrong
+                yield f"wrong axis: {axis} becomes {wrong.value}", call
+
+
+def _integer(node: ast.AST) -> int | None:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return value if type(value) is int else None
+
+
+class Replace(ast.NodeTransformer):
+    """Puts one node in the place of the n-th one."""
+
+    def __init__(self, place: int, change: int) -> None:
+        self.place, self.change, self.seen = place, change, -1
+
+    def visit(self, node: ast.AST) -> Any:
+        self.seen += 1
+        if self.seen == self.place:
+            return ast.fix_missing_locations(ast.copy_location(list(changes(node))[self.change][1], node))
+        return self.generic_visit(node)
+
+
+class Mutant:
+    """One change in one module."""
+
+    def __init__(self, module: str, tree: ast.Module, place: int, change: int, node: ast.AST, words: str) -> None:
+        self.module, self.tree, self.place, self.change = module, tree, place, change
+        self.words, self.line = words, getattr(node, "lineno", 0)
+        self.text = " ".join(ast.unparse(node).split())[:70]
+
+    @property
+    def way(self) -> str:
+        return self.words.partition(":")[0]
+
+    def load(self) -> ModuleType:
+        """The module with the change, in the place of the true one."""
+        spec = importlib.util.find_spec(self.module)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        tree = Replace(self.place, self.change).visit(copy.deepcopy(self.tree))
+        sys.modules[self.module] = module
+        exec(compile(tree, str(spec.origin), "exec"), vars(module))
+        return module
+
+
+def mutants(module: str, count: int) -> list[Mutant]:
+    """Up to `count` mutants of a module, spread over the ways."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    with open(spec.origin) as file:
+        tree = ast.parse(file.read())
+    passed_over = {id(inner) for node in ast.walk(tree) if _outside(node) for inner in ast.walk(node)}
+    ways: dict[str, list[Mutant]] = defaultdict(list)
+    for place, node in enumerate(_in_order(tree)):
+        if id(node) not in passed_over:
+            for change, (words, _) in enumerate(changes(node)):
+                mutant = Mutant(module, tree, place, change, node, words)
+                ways[mutant.way].append(mutant)
+    shuffle = random.Random(0).shuffle
+    for found in ways.values():
+        shuffle(found)
+    chosen: list[Mutant] = []
+    while len(chosen) < count and any(ways.values()):
+        chosen += [found.pop() for found in ways.values() if found]
+    return chosen[:count]
+
+
+def _outside(node: ast.AST) -> bool:
+    """Whether a part of a module is no business of the contract: options, texts, measurements."""
+    if isinstance(node, ast.ClassDef):
+        return node.name == "Config" or node.name.endswith("Config")
+    return isinstance(node, ast.FunctionDef) and (
+        node.name in NOT_IN_THE_CONTRACT or "attribute" in ast.unparse(node.args)
+    )
+
+
+def _in_order(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes in the order in which `Replace` visits them."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        yield from _in_order(child)
+
+
+def users(subjects: list[Subject]) -> dict[str, list[Subject]]:
+    """Module -> the components that use it: their own modules, and those of the plugin that these import."""
+    found: dict[str, list[Subject]] = defaultdict(list)
+    for subject in subjects:
+        own = subject.entry.target.partition(":")[0]
+        waiting, seen = [own], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            found[name].append(subject)
+            importlib.import_module(name)
+            with open(str(sys.modules[name].__file__)) as file:
+                nodes = ast.walk(ast.parse(file.read()))
+            imports = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+            waiting += [module for module in imports if module.startswith(f"{PLUGIN}.")]
+    return found
+
+
+@contextlib.contextmanager
+def swapped(mutant: Mutant) -> Iterator[bool]:
+    """Runs with fresh modules of the plugin, the mutant among them; false if it cannot be imported."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith(f"{PLUGIN}.")}
+    for name in before:
+        del sys.modules[name]
+    try:
+        mutant.load()
+        yield True
+    except Exception:
+        yield False
+    finally:
+        for name in [name for name in sys.modules if name.startswith(f"{PLUGIN}.")]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def behaviour(subject: Subject) -> dict[str, Any]:
+    """What a component computes at all settings and sizes that the kit tries: two mutants with one behaviour are one."""
+    found: dict[str, Any] = {}
+    case_class = case_of(subject)
+    tried = [(subject.config, sizes) for sizes in case_class.sizes_tried]
+    tried += [(variant, case_class.sizes_tried[0]) for variant in subject.variants]
+    for number, (config, sizes) in enumerate(tried):
+        case: Any = case_class(subject=subject, config=config, sizes=sizes)
+        torch.manual_seed(0)
+        try:
+            found |= {f"{number}.{name}": value.detach() for name, value in leaves(_computed(case)).items()}
+        except Exception as error:
+            found[f"{number}"] = repr(error)
+    return found
+
+
+def _computed(case: Any) -> Any:
+    component = case.build()
+    if isinstance(case, ModuleCase):
+        inputs = case.inputs(component, 1)
+        for leaf in leaves(inputs).values():
+            leaf.requires_grad_(leaf.is_floating_point())
+        outputs = case.run(component.train(), inputs)
+        total = torch.stack([(x.float() ** 2).sum() for x in leaves(outputs).values() if x.requires_grad]).sum()
+        total.backward()
+        sources = [*leaves(inputs).values(), *component.parameters()]
+        gradients = [source.grad for source in sources if source.grad is not None]
+        if isinstance(case, AdapterCase):
+            component.fit(case.data((20, 20, 1)))
+        return {"train": outputs, "gradients": gradients, "eval": case.run(component.eval(), inputs)}
+    if isinstance(case, GuidanceCase):
+        branches = [component.branches(case.labels(), times) for times in case.times()]
+        combined = [
+            component.combine(case.velocities(found, 3), times)
+            for found, times in zip(branches, case.times(), strict=True)
+        ]
+        return {"train": component.condition(case.labels(64), case.generator(2)), "is": branches, "to": combined}
+    if isinstance(case, ProcessCase):
+        times = case.sample(component, 256)
+        return {"train": times, "weight": component.weight(times), "path": component.path(9)}
+    if isinstance(case, SolverCase):
+        state = case.state()
+        path = {name: t**power for (name, t), power in zip(uniform(7).items(), (1, 2), strict=True)}
+
+        def velocity(x: Any, t: Any) -> Any:
+            return {name: torch.cos(y + 3 * t[name]) for name, y in x.items()}
+
+        return component.integrate(velocity, state, path, case.noise(state))
+    assert isinstance(case, DataCase)
+    return [[images.image(i, case.generator(i)) for i in case.indices(images)] for images in case.sets(True).values()]
+
+
+def same_behaviour(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two behaviours are equal to the bit."""
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a is b or a == b
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )
+
+
+def broken_law(subject: Subject, held: Callable[[str], bool]) -> str:
+    """The first law that a component breaks though it held for the true one; empty if there is none."""
+    for law in laws_of(subject):
+        name = f"{subject.id}/{law.name}"
+        if law.slow or law.name in ABOUT_SOURCES or not held(name):
+            continue
+        try:
+            examine(law, subject)
+        except NotApplicableError:
+            continue
+        except Exception:
+            return name
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", help="only modules whose name contains this")
+    parser.add_argument("--per-file", type=int, default=10, help="mutants of a module, at most")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+
+    used = users(discover(PLUGIN))
+    broken_before = {name for subject in discover(PLUGIN) for name in _all_broken(subject)}
+    caught, missed, idle = Counter[str](), Counter[str](), 0
+    true_behaviour = {subject.id: behaviour(subject) for subject in discover(PLUGIN) if not _lacks_files(subject)}
+    lines: list[str] = []
+    for module in sorted(used):
+        subjects = [subject for subject in used[module] if not _lacks_files(subject)]
+        if options.only not in module or not subjects:
+            continue
+        for mutant in mutants(module, options.per_file):
+            law, changed = "", False
+            with swapped(mutant) as importable:
+                for subject in subjects if importable else ():
+                    fresh = Subject(entry=subject.entry, plugin=subject.plugin, settings=subject.settings)
+                    law = law or broken_law(fresh, lambda name: name not in broken_before)
+                    if not law:
+                        fresh = Subject(entry=subject.entry, plugin=subject.plugin, settings=subject.settings)
+                        changed = changed or not same_behaviour(true_behaviour[subject.id], behaviour(fresh))
+            law = law or ("" if importable else "loads")
+            if not law and not changed:
+                idle += 1
+                print(f"no effect {module}:{mutant.line} {mutant.words}", file=sys.stderr)
+                continue
+            (caught if law else missed)[mutant.way] += 1
+            print(f"{'caught' if law else 'MISSED'} {module}:{mutant.line} {mutant.words} {law}", file=sys.stderr)
+            if not law:
+                lines.append(f"| `{module}:{mutant.line}` | {mutant.words} | `{mutant.text.replace('|', '/')}` |")
+    total = sum(caught.values()) + sum(missed.values())
+    print(f"{sum(caught.values())} of {total} mutants caught ({sum(caught.values()) / max(total, 1):.1%}).")
+    print(f"{idle} others change nothing at any setting and size that was tried, to the bit, and do not count.\n")
+    print("| way | caught | missed |\n|---|---:|---:|")
+    for way in sorted(caught.keys() | missed.keys()):
+        print(f"| {way} | {caught[way]} | {missed[way]} |")
+    print("\n| missed | way | at |\n|---|---|---|\n" + "\n".join(lines))
+
+
+def _all_broken(subject: Subject) -> list[str]:
+    found: list[str] = []
+    for law in laws_of(subject):
+        try:
+            if not law.slow:
+                examine(law, subject)
+        except NotApplicableError:
+            continue
+        except Exception:
+            found.append(f"{subject.id}/{law.name}")
+    return found
+
+
+def _lacks_files(subject: Subject) -> bool:
+    """Whether most laws would be skipped: weights or files are missing here."""
+    try:
+        examine(next(law for law in laws_of(subject) if law.name in ("output-is-finite", "labels-match")), subject)
+    except StopIteration:
+        return False
+    except NotApplicableError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

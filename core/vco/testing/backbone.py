@@ -1,0 +1,286 @@
+"""Laws for backbones."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec
+from vco.errors import UserError
+from vco.testing.case import TrainedCase
+from vco.testing.law import does_not_apply, law, require
+from vco.testing.tensors import cast, clone, distance, require_same
+
+CLASSES = 4
+PATCHES = (2, 1, 4, 8, 16)
+
+
+@attrs.frozen(kw_only=True)
+class BackboneCase(TrainedCase):
+    """A small network on streams that fit it."""
+
+    kind = "backbones"
+
+    def construct(self) -> Backbone:
+        """The network on the first streams that it accepts."""
+        key = (repr(self.config), self.sizes)
+        refusal: UserError | None = None
+        for streams in [self.subject.notes[key]] if key in self.subject.notes else self._offers():
+            try:
+                component = self.subject.component(self.config, streams=streams, num_classes=CLASSES)
+            except UserError as error:
+                refusal = refusal or error
+            else:
+                self.subject.notes[key] = streams
+                return component
+        assert refusal is not None
+        raise refusal
+
+    def _offers(self) -> Iterator[dict[str, StreamSpec]]:
+        sizes, component = self.sizes, self.subject.component
+        needed, optional = tuple(component.streams), tuple(component.optional_streams)
+        patch = getattr(self.config, "patch", None)
+        for columns in dict.fromkeys((sizes.columns, sizes.rows)):
+            for side in (patch,) if patch else PATCHES:
+                for names in dict.fromkeys(((*needed, *optional), needed)):
+                    yield {name: self._spec(name, side, columns) for name in dict.fromkeys((PIXELS, *names))}
+
+    def _spec(self, name: str, patch: int, columns: int) -> StreamSpec:
+        sizes, grid = self.sizes, (self.sizes.rows, columns)
+        if name == PIXELS:
+            return StreamSpec(shape=(sizes.channels, grid[0] * patch, grid[1] * patch))
+        if name == FEATURES:
+            return StreamSpec(shape=(grid[0] * grid[1], sizes.width), grid=grid)
+        return StreamSpec(shape=(1, sizes.width))
+
+    @property
+    def specs(self) -> dict[str, StreamSpec]:
+        """The streams that the network was constructed with."""
+        return self.subject.notes[repr(self.config), self.sizes]
+
+    def inputs(self, component: Any, seed: int) -> dict[str, Any]:
+        """Random noisy streams, times, labels (the null label among them) and blocked edges."""
+        draws, batch, specs = self.generator(seed), self.sizes.batch, self.specs
+        edges = [(q, k) for q in specs for k in specs if q != k] if component.supports_blocking else []
+        return {
+            "noisy": {name: torch.randn(batch, *spec.shape, generator=draws) for name, spec in specs.items()},
+            "times": {name: torch.rand(batch, generator=draws) for name in specs},
+            "labels": torch.randint(0, CLASSES + 1, (batch,), generator=draws),
+            "blocked": {edge: torch.rand(batch, generator=draws) < 0.5 for edge in edges},
+        }
+
+    def run(self, component: Any, inputs: Any) -> Denoised:
+        """Predictions and the tokens after every block."""
+        condition = Condition(labels=inputs["labels"], blocked=inputs["blocked"])
+        return component(inputs["noisy"], inputs["times"], condition, tuple(range(1, self.depth(component) + 1)))
+
+    def depth(self, component: Any) -> int:
+        """Number of blocks, through the wrapper that torch.compile puts around a module too."""
+        return int(getattr(component, "_orig_mod", component).depth)
+
+    def cast(self, inputs: Any, dtype: torch.dtype) -> Any:
+        """The streams in another dtype; times stay float32."""
+        return inputs | {"noisy": cast(inputs["noisy"], dtype)}
+
+
+def _predict(case: BackboneCase, component: Any, inputs: Any) -> Streams:
+    with torch.no_grad():
+        return case.run(component, inputs).clean
+
+
+def _other_values(case: BackboneCase, component: Any, inputs: Any, stream: str) -> Any:
+    other = case.inputs(component, 7)["noisy"][stream]
+    return inputs | {"noisy": inputs["noisy"] | {stream: other}}
+
+
+@law(BackboneCase)
+def predicts_every_stream(case: BackboneCase) -> None:
+    """It predicts each of its streams, and nothing else, in the shape that came in."""
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    shapes = {name: tuple(x.shape) for name, x in inputs["noisy"].items()}
+    clean = {name: tuple(x.shape) for name, x in case.run(component, inputs).clean.items()}
+    require(clean == shapes, f"streams {shapes} became {clean}")
+
+
+@law(BackboneCase)
+def taps_are_as_declared(case: BackboneCase) -> None:
+    """It hands out exactly the taps asked for, as [b, n, width] at different places of its grid, and asking for them
+    changes no prediction.
+    """
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    condition = Condition(labels=inputs["labels"], blocked=inputs["blocked"])
+    plain = component(inputs["noisy"], inputs["times"], condition)
+    require(not plain.taps, f"taps {sorted(plain.taps)} came unasked")
+    for wanted in ((1,), (component.depth,), tuple(range(1, component.depth + 1))):
+        answer = component(inputs["noisy"], inputs["times"], condition, wanted)
+        require(sorted(answer.taps) == sorted(wanted), f"asked for taps {wanted}, got {sorted(answer.taps)}")
+        require_same(plain.clean, answer.clean, f"asking for the taps {wanted} changed the prediction")
+        for number, tap in answer.taps.items():
+            n = len(tap.positions)
+            shape, expected = tuple(tap.tokens.shape), (case.sizes.batch, n, component.width)
+            require(shape == expected, f"tap {number} has the shape {shape} instead of {expected}")
+            cells = component.grid[0] * component.grid[1]
+            inside = bool(((tap.positions >= 0) & (tap.positions < cells)).all())
+            require(inside, f"tap {number} has positions outside of 0..{cells - 1}")
+            require(len(tap.positions.unique()) == n, f"tap {number} names a position twice")
+
+
+@law(BackboneCase)
+def tap_k_follows_block_k(case: BackboneCase) -> None:
+    """Tap k holds the tokens after block k, counted from 1: each tap depends on more weights than the one before, and
+    none of the blocks comes after the last.
+    """
+    component = case.build()
+    answer = case.run(component, case.inputs(component, 1))
+    parameters = dict(component.named_parameters())
+
+    def reached(tensor: Tensor) -> set[str]:
+        gradients = torch.autograd.grad(tensor.sum(), parameters.values(), retain_graph=True, allow_unused=True)
+        return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+    sets = [reached(answer.taps[k].tokens) for k in range(1, component.depth + 1)]
+    for k in range(1, len(sets)):
+        require(sets[k - 1] < sets[k], f"tap {k + 1} depends on no more weights than tap {k}")
+    if len(sets) < 2:
+        return
+    block = sorted(tuple(parameters[name].shape) for name in sets[-1] - sets[-2])
+    after = [tuple(parameters[name].shape) for name in reached(answer.clean[PIXELS]) - sets[-1]]
+    fits = block and all(after.count(shape) >= block.count(shape) for shape in block)
+    require(not fits, f"a whole block comes after tap {component.depth}, the last one: are blocks counted from 0?")
+
+
+@law(BackboneCase)
+def tokens_keep_their_place(case: BackboneCase) -> None:
+    """Changing one patch of the image (or one feature token) changes the prediction and the first tap most at that very
+    place: tokens are row-major, and none is lost or shifted.
+    """
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    rows, columns = component.grid
+    before = case.run(component, inputs)
+    for cell in {1, columns, rows * columns - 1}:
+        for stream, spec in case.specs.items():
+            if spec.grid is None and stream != PIXELS:
+                continue
+            mask = _cell(spec, component.grid, cell)
+            noisy = inputs["noisy"] | {stream: inputs["noisy"][stream] * torch.where(mask, -2.0, 1.0)}
+            after = case.run(component, inputs | {"noisy": noisy})
+            change = (after.clean[stream] - before.clean[stream]).detach().abs().mean(0)
+            strengths = [change[_cell(spec, component.grid, i)].mean() for i in range(rows * columns)]
+            found = int(torch.stack(strengths).argmax())
+            require(found == cell, f"a change of {stream} at cell {cell} shows most at cell {found} of its prediction")
+            if stream == PIXELS:
+                moved = (after.taps[1].tokens - before.taps[1].tokens).detach().abs().mean((0, 2))
+                found = int(after.taps[1].positions[moved.argmax()])
+                require(found == cell, f"a change of the image at cell {cell} shows most at position {found} of tap 1")
+
+
+def _cell(spec: StreamSpec, grid: tuple[int, int], cell: int) -> Tensor:
+    """Boolean mask, of the shape of one sample, of what lies in a cell of the grid."""
+    mask = torch.zeros(spec.shape, dtype=torch.bool)
+    if len(spec.shape) == 2:
+        mask[cell] = True
+        return mask
+    high, wide = spec.shape[1] // grid[0], spec.shape[2] // grid[1]
+    row, column = divmod(cell, grid[1])
+    mask[:, row * high : (row + 1) * high, column * wide : (column + 1) * wide] = True
+    return mask
+
+
+@law(BackboneCase)
+def gradients_reach_everything(case: BackboneCase) -> None:
+    """Every trainable parameter and every noisy stream gets a gradient, finite and not zero."""
+    component = case.build().train()
+    inputs = case.inputs(component, 1)
+    noisy = {name: x.requires_grad_() for name, x in inputs["noisy"].items()}
+    with torch.random.fork_rng(devices=[]):
+        clean = case.run(component, inputs).clean
+    torch.stack(
+        [(x * torch.randn(x.shape, generator=case.generator(9))).sum() for x in clean.values()]
+    ).sum().backward()
+    for name, tensor in {**dict(component.named_parameters()), **noisy}.items():
+        if tensor.requires_grad:
+            require(tensor.grad is not None and tensor.grad.abs().sum() > 0, f"no gradient reaches {name}")
+            require(tensor.grad is not None and torch.isfinite(tensor.grad).all(), f"{name} has a gradient not finite")
+
+
+@law(BackboneCase)
+def conditioning_is_used(case: BackboneCase) -> None:
+    """Another label, the null label and another time each change the prediction of every stream in every row."""
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    inputs["labels"] = inputs["labels"] % CLASSES
+    before = _predict(case, component, inputs)
+    null = torch.full_like(inputs["labels"], CLASSES)
+    later = {name: 0.5 * t + 0.5 for name, t in inputs["times"].items()}
+    changes = {
+        "label": inputs | {"labels": (inputs["labels"] + 1) % CLASSES},
+        "label null": inputs | {"labels": null},
+        "time": inputs | {"times": later},
+    }
+    for what, changed in changes.items():
+        for stream, x in _predict(case, component, changed).items():
+            same = (x - before[stream]).abs().flatten(1).amax(1) < 1e-6
+            require(not same.any(), f"another {what} changes nothing in {stream} of row {int(same.int().argmax())}")
+
+
+@law(BackboneCase)
+def streams_see_each_other(case: BackboneCase) -> None:
+    """Unless blocked, each stream's prediction depends on every other stream."""
+    component = case.build()
+    inputs = case.inputs(component, 1) | {"blocked": {}}
+    before = _predict(case, component, inputs)
+    if len(before) < 2:
+        does_not_apply("it has one stream")
+    for key in before:
+        after = _predict(case, component, _other_values(case, component, inputs, key))
+        for query in before.keys() - {key}:
+            require(distance(before[query], after[query]) > 1e-6, f"{query} does not depend on {key}")
+
+
+@law(BackboneCase)
+def blocked_streams_change_nothing(case: BackboneCase) -> None:
+    """Where a stream's keys are blocked, its values change neither the other streams' predictions nor their taps; all
+    other rows see it as if nothing were blocked.
+    """
+    component = case.build()
+    if not component.supports_blocking:
+        does_not_apply("it does not support blocking")
+    inputs = case.inputs(component, 1) | {"blocked": {}}
+    free = clone(case.run(component, inputs))
+    streams = list(free.clean)
+    rows = torch.arange(case.sizes.batch) % 2 == 0
+    for key in streams:
+        # every way to the key is closed: otherwise it would be seen through a third stream
+        edges = {(query, key): rows for query in streams if query != key}
+        blocked = inputs | {"blocked": edges}
+        before = clone(case.run(component, blocked))
+        after = clone(case.run(component, _other_values(case, component, blocked, key)))
+        for query in (name for name in streams if name != key):
+            ones, others = before.clean[query][rows], after.clean[query][rows]
+            require_same(ones, others, f"{query} sees {key} in rows where that is blocked", 1e-6)
+            if query == PIXELS:
+                for number, tap in before.taps.items():
+                    ones, others = tap.tokens[rows], after.taps[number].tokens[rows]
+                    require_same(ones, others, f"tap {number} sees {key} in rows where that is blocked", 1e-6)
+            if len(streams) == 2:
+                ones, others = before.clean[query][~rows], free.clean[query][~rows]
+                require_same(ones, others, f"blocking {key} in some rows changes {query} in the others")
+
+
+@law(BackboneCase, once=True)
+def refuses_missing_streams(case: BackboneCase) -> None:
+    """Constructed without one of its streams, it raises a `UserError`."""
+    case.build()
+    component, specs = case.subject.component, case.specs
+    for missing in set(component.streams) - {PIXELS}:  # every run has pixels
+        rest = {name: spec for name, spec in specs.items() if name != missing}
+        try:
+            component(case.config, streams=rest, num_classes=CLASSES)
+        except UserError:
+            continue
+        require(False, f"it was constructed without the stream {missing}")

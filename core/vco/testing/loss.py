@@ -1,0 +1,311 @@
+"""Laws for losses."""
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from vco.api import FEATURES, PIXELS, Condition, Denoised, Features, FeatureSource, Loss, Step, StreamSpec, Tap
+from vco.testing.case import TrainedCase
+from vco.testing.law import does_not_apply, law, require
+from vco.testing.tensors import cast, distance, leaves, require_same, rows_of
+
+PATCH = 2
+TAP_WIDTH = 10
+CLASSES = 50
+
+
+class ToyEncoder(FeatureSource):
+    """A frozen random encoder with two views, through which gradients reach the images."""
+
+    def __init__(self, config: FeatureSource.Config, *, channels: int, spec: StreamSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        generator = torch.Generator().manual_seed(11)
+        inputs, width = channels * PATCH**2, spec.shape[1]
+
+        def weight(*shape: int) -> nn.Parameter:
+            values = torch.randn(shape, generator=generator, device="cpu") * shape[0] ** -0.5
+            return nn.Parameter(values, requires_grad=False)
+
+        self.patches, self.mixed, self.pool = weight(inputs, width), weight(width, width), weight(width, width)
+
+    def load(self) -> None:
+        """Nothing to read."""
+
+    def forward(self, images: Tensor) -> Features:
+        """One view."""
+        cells = nn.functional.unfold(images.float(), PATCH, stride=PATCH).transpose(1, 2)
+        return self._features(torch.tanh(cells @ self.patches))
+
+    def perceive(self, images: Tensor) -> Features:
+        """Another view."""
+        return self._features(torch.tanh(self(images).tokens @ self.mixed))
+
+    def _features(self, tokens: Tensor) -> Features:
+        assert self.spec.grid
+        return Features(tokens=tokens, grid=self.spec.grid, pooled=torch.tanh(tokens.mean(1) @ self.pool))
+
+
+@attrs.frozen(kw_only=True)
+class LossCase(TrainedCase):
+    """A loss at a step of whole class groups, with an encoder and taps."""
+
+    kind = "losses"
+
+    def construct(self) -> Loss:
+        """The loss for taps and features on one grid."""
+        facts = {"width": TAP_WIDTH, "tap_grid": self.grid}
+        features = self.spec if self.subject.component.needs_features else None
+        return self.subject.component(self.config, **facts, features=features)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Of the taps and of the features."""
+        return self.sizes.rows, self.sizes.columns
+
+    @property
+    def spec(self) -> StreamSpec:
+        """Of the features."""
+        return StreamSpec(shape=(self.grid[0] * self.grid[1], self.sizes.width), grid=self.grid)
+
+    @property
+    def group(self) -> int:
+        """Samples of one class in the batch."""
+        batch = self.sizes.batch
+        return 2 if batch < 6 else 3 if batch % 3 == 0 else 4
+
+    @property
+    def batch(self) -> int:
+        """The batch of whole groups that comes nearest to the size asked for, two groups at least."""
+        return max(2, -(-self.sizes.batch // self.group)) * self.group
+
+    def inputs(self, component: Any, seed: int) -> dict[str, Any]:
+        """The tensors of a step."""
+        draws, batch, (n, d) = self.generator(seed), self.batch, self.spec.shape
+        image = (self.sizes.channels, self.grid[0] * PATCH, self.grid[1] * PATCH)
+        images = torch.rand(batch, *image, generator=draws) * 1.8 - 0.9
+        features = torch.randn(batch, n, d, generator=draws)
+        encoder = ToyEncoder(FeatureSource.Config(), channels=image[0], spec=self.spec)
+        classes = torch.randperm(CLASSES, generator=draws)[: batch // self.group]
+        clean = {
+            PIXELS: images + 0.5 * torch.randn(images.shape, generator=draws),
+            FEATURES: features + 0.5 * torch.randn(features.shape, generator=draws),
+        }
+        stream, real = encoder(images), encoder.perceive(images)
+        return {
+            "images": images,
+            "labels": classes.repeat_interleave(self.group),
+            "times": {name: torch.rand(batch, generator=draws) * 0.98 + 0.01 for name in clean},
+            "noisy": {name: torch.randn(x.shape, generator=draws) for name, x in clean.items()},
+            "target": {PIXELS: images.clone(), FEATURES: features},
+            "clean": clean,
+            "taps": {tap: torch.randn(batch, n, TAP_WIDTH, generator=draws) for tap in component.taps},
+            "features": {"tokens": stream.tokens, "pooled": stream.pooled},
+            "real": {"tokens": real.tokens, "pooled": real.pooled},
+        }
+
+    def step(self, inputs: Any) -> Step:
+        """A step made of these tensors, with an encoder if the loss declares that it needs one."""
+        images, source = inputs["images"], None
+        if self.subject.component.needs_features:
+            source = ToyEncoder(FeatureSource.Config(), channels=self.sizes.channels, spec=self.spec).to(images.device)
+        positions = inputs.get("positions", torch.arange(self.spec.shape[0], device=images.device))
+        taps = {number: Tap(tokens=tokens, positions=positions) for number, tokens in inputs["taps"].items()}
+        step = Step(
+            number=0,
+            images=images,
+            labels=inputs["labels"],
+            times=inputs["times"],
+            condition=Condition(labels=inputs["labels"]),
+            noisy=inputs["noisy"],
+            target=inputs["target"],
+            denoised=Denoised(clean=inputs["clean"], taps=taps),
+            source=source,
+        )
+        if source is not None:
+            step.features = Features(grid=self.grid, **inputs["features"])
+            step.real = Features(grid=self.grid, **inputs["real"])
+            step.generated = source.perceive(inputs["clean"][PIXELS])
+        return step
+
+    def run(self, component: Any, inputs: Any) -> dict[str, Tensor]:
+        """The named losses."""
+        return dict(component(self.step(inputs)))
+
+    def total(self, component: Any, inputs: Any) -> Tensor:
+        """The sum of the terms' means."""
+        return torch.stack([term.mean() for term in self.run(component, inputs).values()]).sum()
+
+
+@law(LossCase)
+def gives_named_terms(case: LossCase) -> None:
+    """It returns at least one term, each float32 with one value a sample, or a scalar."""
+    component = case.build()
+    terms = case.run(component, case.inputs(component, 1))
+    require(terms, "it returns no term")
+    for name, term in terms.items():
+        fits = term.shape in ((), (case.batch,)) and term.dtype == torch.float32
+        require(fits, f"{name} is {term.dtype} {tuple(term.shape)} for {case.batch} samples")
+
+
+@law(LossCase)
+def gradient_reaches_prediction(case: LossCase) -> None:
+    """A finite gradient reaches the prediction, or each tap that it reads: by default in every sample."""
+    component = case.build().train()
+    inputs = case.inputs(component, 1)
+    predicted = leaves({"the prediction of": inputs["clean"], "tap": inputs["taps"]})
+    for x in predicted.values():
+        x.requires_grad_()
+    case.total(component, inputs).backward()
+    gradients = {name: x.grad for name, x in predicted.items() if x.grad is not None}
+    for name, gradient in gradients.items():
+        require(torch.isfinite(gradient).all(), f"{name} has a gradient that is not finite")
+    reached = {name: (g.flatten(1).abs().amax(1) > 0) for name, g in gradients.items()}
+    for tap in inputs["taps"]:
+        require(f"tap.{tap}" in reached, f"no gradient reaches tap {tap}, which it declares")
+    require(reached, "no gradient reaches the prediction or a tap")
+    rows = torch.stack(list(reached.values())).any(0)
+    if case.config != case.subject.config:  # options may leave some samples out
+        rows = rows.any()[None]
+    require(rows.all(), f"no gradient reaches row {int((~rows).int().argmax())} of {case.batch}")
+
+
+@law(LossCase)
+def no_gradient_into_targets(case: LossCase) -> None:
+    """No gradient flows into what the prediction is compared with: clean images, targets, features of clean images."""
+    component = case.build().train()
+    inputs = case.inputs(component, 1)
+    fixed = leaves({name: inputs[name] for name in ("images", "target", "features", "real")})
+    for x in (*leaves(inputs["clean"]).values(), *leaves(inputs["taps"]).values(), *fixed.values()):
+        x.requires_grad_()
+    case.total(component, inputs).backward()
+    for name, x in fixed.items():
+        require(x.grad is None or not x.grad.any(), f"a gradient flows into {name}")
+
+
+@law(LossCase)
+def gradients_reach_its_weights(case: LossCase) -> None:
+    """Each of its own trainable weights gets a finite gradient that is not zero."""
+    component = case.build().train()
+    weights = {name: p for name, p in component.named_parameters() if p.requires_grad}
+    if not weights:
+        does_not_apply("it has no weights")
+    case.total(component, case.inputs(component, 1)).backward()
+    for name, parameter in weights.items():
+        gradient = parameter.grad
+        require(gradient is not None and gradient.abs().sum() > 0, f"no gradient reaches {name}")
+        require(gradient is not None and torch.isfinite(gradient).all(), f"{name} has a gradient not finite")
+
+
+@law(LossCase)
+def taps_are_matched_by_position(case: LossCase) -> None:
+    """Tokens of a tap count at the positions that the tap names: in another order they give the same loss, or are refused
+    with a `UserError`; at other positions they give another.
+    """
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    if not inputs["taps"]:
+        does_not_apply("it reads no tap")
+    n = case.spec.shape[0]
+    order = torch.arange(n).roll(1)
+    shuffled = {number: tokens[:, order] for number, tokens in inputs["taps"].items()}
+    plain = case.run(component, inputs)
+    moved = case.run(component, inputs | {"taps": shuffled})
+    require(any(distance(plain[name], moved[name]) > 1e-4 for name in plain), "tokens count alike at any position")
+    named = case.run(component, inputs | {"taps": shuffled, "positions": order})
+    require_same(plain, named, "tokens in another order")
+
+
+@law(LossCase)
+def order_of_samples_is_irrelevant(case: LossCase) -> None:
+    """Exchanging samples inside their class groups, and the groups as wholes, exchanges their values and nothing else."""
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    groups = torch.arange(case.batch).split(case.group)
+    order = torch.cat([group.flip(0) for group in reversed(groups)])
+    before = rows_of(case.run(component, inputs), order, case.batch)
+    require_same(before, case.run(component, rows_of(inputs, order, case.batch)), "the samples in another order")
+
+
+@law(LossCase)
+def is_independent_of_the_split(case: LossCase) -> None:
+    """A sample has the same value however the batch is shared by processes (into single samples, or whole class groups
+    where it is `grouped` and couples them); scalars are the mean over the shares.
+    """
+    component = case.build()
+    if component.couples_batch and not component.grouped:
+        does_not_apply("it couples the whole batch")
+    inputs = case.inputs(component, 1)
+    whole = case.run(component, inputs)
+    shares = torch.arange(case.batch).split(case.group if component.couples_batch else 1)
+    parts = [case.run(component, rows_of(inputs, share, case.batch)) for share in shares]
+    joined: dict[str, Tensor] = {}
+    for name, term in whole.items():
+        values = [part[name] for part in parts]
+        joined[name] = torch.cat(values) if term.ndim else torch.stack(values).mean()
+    require_same(whole, joined, f"split into {len(shares)} shares")
+
+
+@law(LossCase)
+def couples_what_it_says(case: LossCase) -> None:
+    """If it says `couples_batch`, other samples do change a sample's gradient (else it is needlessly restricted)."""
+    component = case.build()
+    if not component.couples_batch:
+        does_not_apply("it does not couple the batch")
+    gradients: list[Tensor] = []
+    for seed in (1, 2):
+        inputs, other = case.inputs(component, 1), case.inputs(component, seed)
+        for name in ("images", "clean", "real", "features", "taps"):
+            for path, x in leaves(inputs[name]).items():
+                x[1:] = leaves(other[name])[path][1:]
+        predicted = list(leaves({"clean": inputs["clean"], "taps": inputs["taps"]}).values())
+        total = case.total(component, inputs | {"x": [x.requires_grad_() for x in predicted]})
+        found = torch.autograd.grad(total, predicted, allow_unused=True)
+        gradients.append(torch.cat([g[0].flatten() for g in found if g is not None]))
+    require(distance(*gradients) > 1e-5, "no other sample changes the gradient of the first")
+
+
+@law(LossCase)
+def is_computed_in_float32(case: LossCase) -> None:
+    """Autocast to bfloat16 does not make it coarser, nor do features, predictions and taps of that dtype: the value is
+    that of float32 arithmetic (3 % off at most where it has weights, which may multiply in bfloat16).
+    """
+    component = case.build()
+    tolerance = 3e-2 if list(component.parameters()) else 2e-5
+    rounded = cast(cast(case.inputs(component, 1), torch.bfloat16), torch.float32)
+    fine = case.step(rounded)
+    coarse = case.step(rounded | {n: cast(rounded[n], torch.bfloat16) for n in ("taps", "clean", "features", "real")})
+    if fine.source is not None:  # computed before, so that the encoder's share of the work stays out of autocast
+        coarse.generated = cast(fine.generated, torch.bfloat16)
+        fine.generated = cast(coarse.generated, torch.float32)
+    expected = dict(component(fine))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        require_same(expected, dict(component(fine)), "under bfloat16 autocast", tolerance)
+        found = dict(component(coarse))
+    for name, term in found.items():
+        require(term.dtype == torch.float32, f"{name} is {term.dtype} for inputs of bfloat16")
+    require_same(expected, found, "for inputs of bfloat16", tolerance)
+
+
+@law(LossCase, once=True)
+def weight_is_not_applied_twice(case: LossCase) -> None:
+    """It returns unweighted terms: the training step multiplies by `config.weight`."""
+    other = attrs.evolve(case, config=attrs.evolve(case.config, weight=3 * case.config.weight + 1))
+    component = case.build()
+    inputs = case.inputs(component, 1)
+    require_same(case.run(component, inputs), other.run(other.build(), inputs), "another config.weight", 0.0)
+
+
+@law(LossCase)
+def perfect_prediction_is_best(case: LossCase) -> None:
+    """A loss of the predicted image alone (no taps, no weights) is lower for clean images than for wrong ones."""
+    component = case.build()
+    if component.taps or list(component.parameters()) or not component.needs_features:
+        does_not_apply("it has no notion of a perfect prediction")
+    inputs = case.inputs(component, 1)
+    wrong = case.total(component, inputs)
+    right = case.total(component, inputs | {"clean": inputs["clean"] | {PIXELS: inputs["images"]}})
+    require(right < wrong, f"{right.item():.4g} for perfect predictions, {wrong.item():.4g} for wrong ones")

@@ -1,0 +1,160 @@
+"""Laws for processes."""
+
+import attrs
+import torch
+
+from vco.api import FEATURES, PIXELS, Process, Times
+from vco.errors import UserError
+from vco.testing.case import Case
+from vco.testing.law import does_not_apply, law, require
+from vco.testing.tensors import clone, no_ambient_draws, require_same
+
+MANY = 20_000
+
+
+@attrs.frozen(kw_only=True)
+class ProcessCase(Case):
+    """A process of two streams, or of one if it refuses two."""
+
+    kind = "processes"
+
+    def construct(self) -> Process:
+        """The process for the streams that it accepts."""
+        return self.subject.component(self.config, streams=self.streams)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that it accepts."""
+        try:
+            self.subject.component(self.config, streams=(PIXELS, FEATURES))
+        except UserError:
+            return (PIXELS,)
+        return (PIXELS, FEATURES)
+
+    def sample(self, process: Process, batch: int = 0, key: int = 1) -> Times:
+        """Training times."""
+        return process.sample(batch or self.sizes.batch, self.generator(key))
+
+
+@law(ProcessCase)
+def times_are_in_range(case: ProcessCase) -> None:
+    """Training times are float32 [batch] in [0, 1], for every stream."""
+    for batch in (case.sizes.batch, 4000):
+        times = case.sample(case.build(), batch)
+        require(set(times) == set(case.streams), f"times for {sorted(times)} instead of {sorted(case.streams)}")
+        for name, t in times.items():
+            require(t.dtype == torch.float32 and t.shape == (batch,), f"{name} has times {t.dtype} {tuple(t.shape)}")
+            require(((t >= 0) & (t <= 1)).all(), f"{name} has times from {t.min():.3g} to {t.max():.3g}")
+
+
+@law(ProcessCase)
+def same_generator_same_times(case: ProcessCase) -> None:
+    """Training times come from the given generator alone; another one gives others."""
+    process = case.build()
+    first = case.sample(process, 64)
+    with no_ambient_draws("sample"):
+        again = case.sample(process, 64)
+    require_same(first, again, "two equal generators gave different times", 0.0)
+    other = case.sample(process, 64, key=2)
+    require(any(not torch.equal(first[name], other[name]) for name in first), "two generators gave the same times")
+
+
+@law(ProcessCase)
+def every_sample_has_its_own_time(case: ProcessCase) -> None:
+    """Times differ between the samples of a batch and cover noise as well as data."""
+    times = case.sample(case.build(), 4000)
+    spread = {name: t.max() - t.min() for name, t in times.items()}
+    for name, gap in spread.items():
+        require(gap > 0.3, f"4,000 times of {name} lie within {gap:.3g} of each other")
+    several = max(len(t.unique()) for t in times.values())
+    require(several > 1000, f"4,000 samples have only {several} different times")
+
+
+@law(ProcessCase)
+def path_runs_from_noise_to_data(case: ProcessCase) -> None:
+    """The path is float64 [steps + 1] for every stream, begins at 0, ends at 1, never goes back, and each step moves some
+    stream.
+    """
+    process = case.build()
+    for steps in (1, 2, 3, 10, 50):
+        try:
+            path = process.path(steps)
+        except UserError:  # too few steps for it
+            require(steps < 3, f"it refuses {steps} steps")
+            continue
+        require(set(path) == set(case.streams), f"paths for {sorted(path)} instead of {sorted(case.streams)}")
+        for name, t in path.items():
+            require(t.dtype == torch.float64, f"the path of {name} is {t.dtype}")
+            require(t.shape == (steps + 1,), f"{steps} steps: the path of {name} has the shape {tuple(t.shape)}")
+            require(t[0] == 0 and t[-1] == 1, f"the path of {name} runs from {t[0]:.3g} to {t[-1]:.3g}")
+            require((t.diff() >= 0).all(), f"{steps} steps: the path of {name} goes back")
+        moves = torch.stack([t.diff() for t in path.values()]).amax(0)
+        require((moves > 0).all(), f"{steps} steps: no stream moves in step {int((moves <= 0).int().argmax())}")
+
+
+@law(ProcessCase)
+def path_is_fixed(case: ProcessCase) -> None:
+    """Two calls give the same path, draw nothing ambient, and hand out nothing that a caller could spoil."""
+    process = case.build()
+    with no_ambient_draws("path"):
+        first = process.path(10)
+    expected = clone(first)
+    for t in first.values():
+        t.zero_()
+    require_same(expected, process.path(10), "a second path", 0.0)
+
+
+@law(ProcessCase)
+def path_stays_where_it_was_trained(case: ProcessCase) -> None:
+    """Sampling visits combinations of times that training has drawn: near every point of the path (away from the ends,
+    which training may leave out) lie training times.
+    """
+    process = case.build()
+    path = torch.stack([t.float() for t in process.path(40).values()], 1)
+    middle = ((path == 0) | (path == 1) | ((path > 0.15) & (path < 0.7))).all(1)
+    middle &= ((path > 0) & (path < 1)).any(1)
+    points = path[middle]
+    if not len(points):
+        does_not_apply("its path has no inner points")
+    drawn = torch.stack(list(case.sample(process, MANY).values()), 1)
+    far = torch.cdist(points, drawn).amin(1)
+    worst = int(far.argmax())
+    where = ", ".join(f"{name} {t:.2f}" for name, t in zip(case.streams, points[worst].tolist(), strict=True))
+    require(far[worst] < 0.1, f"no training times lie near {where} on the path (the nearest is {far[worst]:.2f} away)")
+
+
+@law(ProcessCase)
+def weights_are_factors(case: ProcessCase) -> None:
+    """weight() gives every stream a finite factor of each sample, not negative, not all zero, and changes no time."""
+    process = case.build()
+    times = case.sample(process, 256)
+    before = clone(times)
+    weights = process.weight(times)
+    require_same(times, before, "weight() changed the times", 0.0)
+    require(weights.keys() == times.keys(), f"weights for {sorted(weights)} instead of {sorted(times)}")
+    for name, weight in weights.items():
+        require(weight.shape == (256,), f"the weight of {name} has the shape {tuple(weight.shape)}")
+        fine = torch.isfinite(weight).all() and (weight >= 0).all() and weight.any()
+        require(fine, f"the weight of {name} runs from {weight.min():.3g} to {weight.max():.3g}")
+
+
+@law(ProcessCase)
+def clean_streams_do_not_count(case: ProcessCase) -> None:
+    """Samples whose stream is given clean (t = 1 in training) have the weight 0 there: nothing is to be predicted."""
+    process = case.build()
+    times = case.sample(process, 4000)
+    for name, weight in process.weight(times).items():
+        counted = int(((times[name] == 1) & (weight > 0)).sum())
+        require(counted == 0, f"{counted} of 4,000 samples count for {name} although it is given clean")
+
+
+@law(ProcessCase)
+def weight_of_a_sample_is_its_own(case: ProcessCase) -> None:
+    """The weight of a sample depends on its own times only."""
+    process = case.build()
+    times, other = case.sample(process, 8), case.sample(process, 8, key=2)
+    first = torch.arange(8) == 0
+    mixed = {name: torch.where(first, t, other[name]) for name, t in times.items()}
+    one = {name: weight[:1] for name, weight in process.weight(times).items()}
+    two = {name: weight[:1] for name, weight in process.weight(mixed).items()}
+    require_same(one, two, "the weight of sample 0 changes with other samples")

@@ -1,0 +1,51 @@
+"""Autoguidance: away from what a weaker model does."""
+
+from collections.abc import Mapping
+
+import attrs
+from attrs.validators import ge
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from vco.api import Condition, Streams, StreamSpec
+from vco_plugins.interval import IntervalConfig, IntervalGuidance
+
+
+class Autoguidance(IntervalGuidance):
+    """Guidance away from a weaker model: an earlier, smaller or shorter run takes the null branch [Karras et al.].
+
+    v = v_weak + scale * (v - v_weak) within the interval. The weak model is the EMA model of another run of the same
+    data, whose streams this run has too; a stream that the weak model lacks is not guided.
+
+    Source: Karras et al. (arXiv 2406.02507); Latent Forcing (arXiv 2602.11401) takes a small model without labels.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Config(IntervalConfig):
+        """What a user may set."""
+
+        run: str = ""
+        """Folder of the finished run with the weak model; always needed."""
+        label: bool = True
+        """Whether the weak model is told the label; without, its run must have dropped labels."""
+        scale: float = attrs.field(default=1.5, validator=ge(0.0))
+        """Guidance scale of the pixels, at least 0 (Latent Forcing: 1.5); 1 turns guidance off."""
+
+    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        super().__init__(config, streams=streams, num_classes=num_classes)
+        self.weak_run = config.run
+
+    def without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:
+        return Condition(labels=labels.masked_fill(dropped, self.num_classes))
+
+    def branches(self, labels: Int[Tensor, " b"], times: Mapping[str, float]) -> dict[str, Condition]:
+        branches = super().branches(labels, times)
+        if "null" in branches:
+            null = branches.pop("null")
+            branches["weak"] = branches["conditional"] if self.config.label else null
+        return branches
+
+    def combine(self, velocities: Mapping[str, Streams], times: Mapping[str, float]) -> Streams:
+        conditional = velocities["conditional"]
+        null = {**conditional, **velocities.get("weak", {})}
+        return super().combine({"conditional": conditional, "null": null}, times)

@@ -1,0 +1,67 @@
+"""Statistics of training data that adapters are fitted to: one pass, float64, independent of the batching."""
+
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EPS: Final = 1e-5
+"""Added to variances before dividing by their root; RAE's value, and batch norm's."""
+
+
+class Covariance:
+    """Mean and covariance of vectors that arrive in batches."""
+
+    mean: Float[Tensor, " d"]
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.count = 0
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, vectors: Float[Tensor, "*rows d"]) -> None:
+        """Takes some more vectors into account."""
+        rows = vectors.double().flatten(0, -2)
+        batch_mean = rows.mean(0)
+        delta = batch_mean - self.mean
+        self.count += len(rows)
+        # merging centred moments, where a difference of raw ones would cancel [Chan et al. 1983]
+        weight = len(rows) / self.count
+        centred = rows - batch_mean
+        self.scatter += centred.T @ centred + torch.outer(delta, delta) * (weight * (self.count - len(rows)))
+        self.mean += delta * weight
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """The population covariance of all vectors so far."""
+        return self.scatter / self.count
+
+
+class MeanSquare:
+    """Mean square of numbers that arrive in batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Takes some more numbers into account."""
+        self.count += values.numel()
+        self.total = self.total + values.double().square().sum()
+
+    @property
+    def root(self) -> Tensor:
+        """The root mean square (RMS) of all numbers so far."""
+        return torch.as_tensor(self.total / self.count).sqrt()
+
+
+def principal(covariance: Float[Tensor, "d d"], count: int) -> tuple[Float[Tensor, " r"], Float[Tensor, "d r"]]:
+    """The `count` largest eigenvalues, falling, and their eigenvectors as columns, each with its largest entry above 0.
+
+    From the whole covariance, where incremental PCA would be approximate and depend on the order of the batches.
+    """
+    variances, directions = torch.linalg.eigh(covariance)
+    directions = directions.flip(1)[:, :count]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    return variances.flip(0)[:count], directions * largest.sign()

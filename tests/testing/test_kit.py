@@ -1,0 +1,177 @@
+"""Every law catches a mistake, and no law troubles a sound component."""
+
+import contextlib
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from broken import KINDS, MISTAKES
+
+from vco.cli import main_vco
+from vco.registry import Entry
+from vco.testing import contract_checks
+from vco.testing.case import examine, laws_of
+from vco.testing.kinds import ALL_LAWS
+from vco.testing.law import NotApplicableError, ViolationError
+from vco.testing.subject import Subject, discover
+
+NUMBERS = itertools.count()
+PLUGIN = """
+from vco import hookimpl
+
+@hookimpl
+def vco_processes() -> dict[str, str]:
+    return {"clock": "sound:Clock", "late-clock": "NAME:Clock"}
+"""
+
+
+def subject(component: str, module: str = "sound", plugin: str = "vco.hooks") -> Subject:
+    entry = Entry(kind=KINDS[component], name=component.lower(), target=f"{module}:{component}", plugin="the tests")
+    return Subject(entry=entry, plugin=plugin)
+
+
+def law_named(name: str, of: Subject) -> Any:
+    return next(law for law in laws_of(of) if law.name == name)
+
+
+def written(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Writes a module and returns its name."""
+    name = f"broken_{next(NUMBERS)}"
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    return name
+
+
+def names(slow: bool) -> list[str]:
+    return sorted({law.name for law in ALL_LAWS if law.slow == slow} - {"listing-is-light"})
+
+
+def require_caught(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistake = MISTAKES[name]
+    broken = subject(mistake.component, written(mistake.source(), folder, monkeypatch))
+    with pytest.raises(ViolationError):
+        examine(law_named(name, broken), broken)
+
+
+@pytest.mark.parametrize("component", KINDS)
+def test_a_sound_component_breaks_no_law(component: str) -> None:
+    sound = subject(component)
+    for law in laws_of(sound):
+        if not law.slow:
+            with contextlib.suppress(NotApplicableError):
+                examine(law, sound)
+
+
+@pytest.mark.parametrize("name", names(slow=False))
+def test_the_law_catches_its_mistake(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_caught(name, tmp_path, monkeypatch)
+
+
+def check_slow_laws(folder: str) -> None:
+    """Both claims above, for the slow laws."""
+    for name in names(slow=True):
+        require_caught(name, Path(folder), pytest.MonkeyPatch())
+    for sound in map(subject, KINDS):
+        for law in laws_of(sound):
+            if law.slow:
+                with contextlib.suppress(NotApplicableError):
+                    examine(law, sound)
+
+
+@pytest.mark.slow
+def test_slow_laws_catch_their_mistakes_and_trouble_no_sound_component(tmp_path: Path) -> None:
+    # torch.compile cannot trace the runtime type checks of this process
+    code = f"import test_kit; test_kit.check_slow_laws({str(tmp_path)!r})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
+
+
+def test_every_mistake_belongs_to_a_law() -> None:
+    assert MISTAKES.keys() == set(names(slow=False) + names(slow=True))
+
+
+def test_every_law_says_what_it_claims_and_ids_are_unique() -> None:
+    assert all(law.claim.endswith(".") and len(law.claim) > 20 for law in ALL_LAWS)
+    for component in KINDS:
+        found = [law.name for law in laws_of(subject(component))]
+        assert len(found) == len(set(found))
+
+
+def test_hooks_that_import_torch_are_caught() -> None:
+    heavy = subject("Clock", plugin="vco.flow")
+    with pytest.raises(ViolationError, match=r"vco\.flow imports torch"):
+        examine(law_named("listing-is-light", heavy), heavy)
+
+
+def test_a_violation_names_settings_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = subject("Net", written(MISTAKES["rows-do-not-mix"].source(), tmp_path, monkeypatch))
+    with pytest.raises(ViolationError, match=r"row 0 of 3 changes .*\n  at batch 3, .*\n  with Net.Config\(width=16"):
+        examine(law_named("rows-do-not-mix", broken), broken)
+
+
+def test_a_component_that_cannot_be_loaded_has_one_law() -> None:
+    assert [law.name for law in laws_of(subject("Net", module="no_such_module"))] == ["loads"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A plugin of two processes, the second with a path from data to noise."""
+    late = written(MISTAKES["path-runs-from-noise-to-data"].source(), tmp_path, monkeypatch)
+    name = written(PLUGIN.replace("NAME", late), tmp_path, monkeypatch)
+    module = ModuleType(name)
+    exec((tmp_path / f"{name}.py").read_text(), vars(module))
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+def test_contract_checks_has_a_named_case_for_every_law(plugin: ModuleType) -> None:
+    _, cases = contract_checks(plugin).args
+    ids = [case.id for case in cases]
+    assert "process/clock/path-runs-from-noise-to-data" in ids
+    assert len(ids) == len(set(ids)) > 20
+
+
+def test_an_unknown_xfail_is_an_error(plugin: ModuleType) -> None:
+    with pytest.raises(ValueError, match="process/clock/no-such-law"):
+        contract_checks(plugin, xfail={"process/clock/no-such-law": "reason"})
+
+
+def test_xfail_is_strict(plugin: ModuleType) -> None:
+    name = "process/late-clock/path-runs-from-noise-to-data"
+    _, cases = contract_checks(plugin, xfail={name: "it runs backwards"}).args
+    (mark,) = next(case.marks for case in cases if case.id == name)
+    assert mark.name == "xfail"
+    assert mark.kwargs == {"reason": "it runs backwards", "strict": True}
+
+
+def test_settings_for_nobody_are_an_error(plugin: ModuleType) -> None:
+    with pytest.raises(Exception, match="process/other"):
+        discover(plugin, {"process/other": {}})
+
+
+def test_the_command_prints_a_table_and_exits_with_1_on_a_broken_law(
+    plugin: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_vco(["check", plugin.__name__]) == 1
+    out = capsys.readouterr().out
+    assert "process/late-clock" in out
+    assert "BROKEN   path-runs-from-noise-to-data" in out
+    assert "law: The path is float64" in out
+
+
+def test_the_command_exits_with_0_where_no_law_is_broken(
+    plugin: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_vco(["check", plugin.__name__, "--only", "process/clock"]) == 0
+    assert "0 broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args", [["no_such_module"], ["vco_plugins", "--only", "loss/none"], ["vco_plugins", "--set", "x"]]
+)
+def test_the_command_exits_with_2_on_a_mistake_of_its_user(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_vco(["check", *args]) == 2
+    assert capsys.readouterr().err.startswith("vco: ")
