@@ -185,7 +185,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "path-is-fixed": Mistake(
         "Clock",
         "t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)\n        return {name: t.clone()",
-        't = self.__dict__.setdefault(f"t{steps}", torch.linspace(0, 1, steps + 1, dtype=torch.float64))\n        return {name: t',
+        "t = self.__dict__.setdefault(steps, torch.linspace(0, 1, steps + 1, dtype=torch.float64))\n"
+        "        return {name: t",
     ),
     "path-stays-where-it-was-trained": Mistake(
         "Clock", "t.clone() if name == PIXELS else t.sqrt()", "t.clone() if name == PIXELS else t.square()"

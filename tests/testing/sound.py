@@ -44,7 +44,10 @@ class Net(Backbone):
     """Two streams of tokens that see each other's mean."""
 
     streams: ClassVar[tuple[str, ...]] = (PIXELS, FEATURES)
-    supports_blocking: ClassVar[bool] = True
+    supports_blocking = True
+    scale: Tensor
+    embed: Any
+    head: Any
 
     @attrs.frozen(kw_only=True)
     class Config(Backbone.Config):
@@ -57,6 +60,7 @@ class Net(Backbone):
 
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
         super().__init__()
+        self.blocks: Any
         if FEATURES not in streams:
             raise UserError("the network needs the stream 'features'; choose an adapter that makes it")
         self.config, self.depth, self.width = config, 3, config.width
@@ -102,6 +106,8 @@ class Net(Backbone):
 class Eyes(FeatureSource):
     """A frozen random layer over patches of four pixels."""
 
+    layer: Any
+
     def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.config = config
@@ -127,6 +133,7 @@ class Lens(Adapter):
     """Standardised features through a learned layer."""
 
     needs_fit = True
+    mean: Tensor
 
     def __init__(self, config: Adapter.Config, *, features: StreamSpec) -> None:
         super().__init__()

@@ -100,6 +100,12 @@ def test_every_law_says_what_it_claims_and_ids_are_unique() -> None:
         assert len(found) == len(set(found))
 
 
+def test_the_documentation_lists_every_law_with_its_claim() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "contract_kit.md").read_text()
+    missing = [law.name for law in ALL_LAWS if f"| `{law.name}` | {law.claim} |" not in text]
+    assert not missing
+
+
 def test_hooks_that_import_torch_are_caught() -> None:
     heavy = subject("Clock", plugin="vco.flow")
     with pytest.raises(ViolationError, match=r"vco\.flow imports torch"):
@@ -159,7 +165,7 @@ def test_the_command_prints_a_table_and_exits_with_1_on_a_broken_law(
     out = capsys.readouterr().out
     assert "process/late-clock" in out
     assert "BROKEN   path-runs-from-noise-to-data" in out
-    assert "law: The path is float64" in out
+    assert "law: A path is float64" in out
 
 
 def test_the_command_exits_with_0_where_no_law_is_broken(

@@ -37,7 +37,7 @@ class AdapterCase(TrainedCase):
         draws = self.generator(seed)
         (n, d), fixed = self.features_spec.shape, self.generator(77)
         mixing = torch.randn(d, d, generator=fixed) * d**-0.5 + torch.diag(torch.linspace(3, 1, d))
-        offset = 5 * torch.randn(n, d, generator=fixed)
+        offset = 9 * torch.randn(d, generator=fixed) + 2 * torch.randn(n, d, generator=fixed)
         tokens = torch.randn(batch, n, d, generator=draws) @ mixing + offset
         pooled = torch.randn(batch, d, generator=draws)
         return Features(tokens=tokens, grid=self.features_spec.grid or (1, n), pooled=pooled)
@@ -177,8 +177,9 @@ def fit_is_idempotent(case: AdapterCase) -> None:
 
 @law(AdapterCase)
 def fit_ignores_order_and_batching(case: AdapterCase) -> None:
-    """Fitted on the same samples in another order and other batches (a last one of one sample), it gives the same
-    streams: moments are accumulated in float64, and each sample counts the same.
+    """The same samples in another order and other batches give the same fit.
+
+    Moments are accumulated in float64, and each sample counts the same, that of a last batch of one too.
     """
     one, other = _fitted(case, (20,) * 3), _fitted(case, (31, 17, 11, 1), order=1)
     inputs = case.inputs(one, 1)
@@ -188,8 +189,9 @@ def fit_ignores_order_and_batching(case: AdapterCase) -> None:
 
 @law(AdapterCase)
 def fitted_streams_are_centred(case: AdapterCase) -> None:
-    """On the data that it was fitted on, an adapter that needs a fit gives streams whose channels have means below their
-    spread: noise, to which they are blended, has mean 0.
+    """Fitted streams have means below their spread, as the noise has mean 0 to which they are blended.
+
+    Measured on the data that it was fitted on; only for adapters that need a fit.
     """
     component = case.build()
     if not component.needs_fit:
@@ -204,9 +206,7 @@ def fitted_streams_are_centred(case: AdapterCase) -> None:
 
 @law(AdapterCase)
 def fit_survives_large_means(case: AdapterCase) -> None:
-    """Fitted on features with a large common offset it gives the streams that the features without it give, if it
-    removes means at all: sums of squares must not cancel.
-    """
+    """A large common offset of the features changes nothing, if it removes means: no squares cancel."""
     component = case.build()
     if not component.needs_fit:
         does_not_apply("it needs no fit")
@@ -224,9 +224,7 @@ def fit_survives_large_means(case: AdapterCase) -> None:
 
 @law(AdapterCase)
 def fitted_state_round_trip(case: AdapterCase) -> None:
-    """What fit() has found is in the state dict: loaded into an adapter that was never fitted, it gives the same
-    streams.
-    """
+    """What fit() has found is in the state dict: an adapter that was never fitted can load it."""
     one, other = _fitted(case, (20,) * 3), case.build()
     other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
     inputs = case.inputs(one, 1)

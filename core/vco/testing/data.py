@@ -61,9 +61,9 @@ def _draws(index: int) -> torch.Generator:
 def is_described_before_reading(case: DataCase) -> None:
     """Its constructor knows the number of classes and the images' shape (c, h, w)."""
     data = case.construct()
-    require(isinstance(data.num_classes, int) and data.num_classes >= 1, f"num_classes is {data.num_classes!r}")
-    shape = data.image_shape
-    require(len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape), f"image_shape is {shape!r}")
+    classes, shape = data.num_classes, data.image_shape
+    require(type(classes) is int and classes >= 1, f"num_classes is {classes!r}")
+    require(len(shape) == 3 and all(type(n) is int and n > 0 for n in shape), f"image_shape is {shape!r}")
 
 
 @law(DataCase, once=True)
@@ -101,7 +101,7 @@ def labels_match(case: DataCase) -> None:
         require(labels.dtype == torch.int64 and labels.ndim == 1, f"{name} labels are {labels.dtype} {labels.shape}")
         require(len(labels) == len(images), f"{name} has {len(labels)} labels and {len(images)} images")
         low, high = int(labels.min()), int(labels.max())
-        require(0 <= low and high < data.num_classes, f"{name} labels run from {low} to {high}")
+        require(low >= 0 and high < data.num_classes, f"{name} labels run from {low} to {high}")
         images.image(len(images) - 1, None)
     classes = len(case.sets()["train"].labels.unique())
     require(classes == data.num_classes, f"{classes} of {data.num_classes} classes occur in training")
@@ -109,8 +109,9 @@ def labels_match(case: DataCase) -> None:
 
 @law(DataCase, once=True)
 def labels_say_something_about_images(case: DataCase) -> None:
-    """Where there are few classes with many images each, the nearest class mean guesses labels better than chance: images
-    and labels are in the same order.
+    """The nearest class mean guesses labels better than chance: images and labels have one order.
+
+    Where there are few classes with many images each.
     """
     data, images = case.construct(), case.sets()["train"]
     indices = torch.randperm(len(images), generator=_draws(0))[:1200]
@@ -144,8 +145,9 @@ def order_is_fixed(case: DataCase) -> None:
 
 @law(DataCase, once=True)
 def augmentation_comes_from_the_generator(case: DataCase) -> None:
-    """Image i is a function of i and the generator alone: read again, in another order or from another process it is the
-    same; without a generator it is plain.
+    """Image i is a function of i and the generator alone; without a generator it is plain.
+
+    Read again, in another order or from a pickled copy it is the same.
     """
     for name, images in case.sets().items():
         indices = case.indices(images)

@@ -191,8 +191,9 @@ def refuses_what_it_would_crop(case: FeatureCase) -> None:
 
 @law(FeatureCase)
 def tokens_are_row_major(case: FeatureCase) -> None:
-    """Changes in cells of the image show most in the tokens of those cells, not in those that any other order of the grid
-    (by columns, mirrored, shifted) would give.
+    """Changes in cells of the image show most in the tokens of those cells, in row-major order.
+
+    They are held against other orders of the grid: by columns, mirrored, shifted.
     """
     source = case.build()
     rows, columns = source.spec.grid

@@ -4,49 +4,16 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vco.api import FEATURES, PIXELS, Condition, Denoised, Features, FeatureSource, Loss, Step, StreamSpec, Tap
 from vco.testing.case import TrainedCase
 from vco.testing.law import does_not_apply, law, require
 from vco.testing.tensors import cast, distance, leaves, require_same, rows_of
+from vco.testing.toy import PATCH, ToyEncoder
 
-PATCH = 2
 TAP_WIDTH = 10
 CLASSES = 50
-
-
-class ToyEncoder(FeatureSource):
-    """A frozen random encoder with two views, through which gradients reach the images."""
-
-    def __init__(self, config: FeatureSource.Config, *, channels: int, spec: StreamSpec) -> None:
-        super().__init__()
-        self.config = config
-        self.spec = spec
-        generator = torch.Generator().manual_seed(11)
-        inputs, width = channels * PATCH**2, spec.shape[1]
-
-        def weight(*shape: int) -> nn.Parameter:
-            values = torch.randn(shape, generator=generator, device="cpu") * shape[0] ** -0.5
-            return nn.Parameter(values, requires_grad=False)
-
-        self.patches, self.mixed, self.pool = weight(inputs, width), weight(width, width), weight(width, width)
-
-    def load(self) -> None:
-        """Nothing to read."""
-
-    def forward(self, images: Tensor) -> Features:
-        """One view."""
-        cells = nn.functional.unfold(images.float(), PATCH, stride=PATCH).transpose(1, 2)
-        return self._features(torch.tanh(cells @ self.patches))
-
-    def perceive(self, images: Tensor) -> Features:
-        """Another view."""
-        return self._features(torch.tanh(self(images).tokens @ self.mixed))
-
-    def _features(self, tokens: Tensor) -> Features:
-        assert self.spec.grid
-        return Features(tokens=tokens, grid=self.spec.grid, pooled=torch.tanh(tokens.mean(1) @ self.pool))
 
 
 @attrs.frozen(kw_only=True)
@@ -202,8 +169,9 @@ def gradients_reach_its_weights(case: LossCase) -> None:
 
 @law(LossCase)
 def taps_are_matched_by_position(case: LossCase) -> None:
-    """Tokens of a tap count at the positions that the tap names: in another order they give the same loss, or are refused
-    with a `UserError`; at other positions they give another.
+    """Tokens of a tap count at the positions that the tap names.
+
+    In another order they give the same loss, or are refused with a `UserError`; at other positions another one.
     """
     component = case.build()
     inputs = case.inputs(component, 1)
@@ -221,7 +189,7 @@ def taps_are_matched_by_position(case: LossCase) -> None:
 
 @law(LossCase)
 def order_of_samples_is_irrelevant(case: LossCase) -> None:
-    """Exchanging samples inside their class groups, and the groups as wholes, exchanges their values and nothing else."""
+    """Exchanging samples within their class groups, and groups, exchanges their values and no more."""
     component = case.build()
     inputs = case.inputs(component, 1)
     groups = torch.arange(case.batch).split(case.group)
@@ -232,8 +200,9 @@ def order_of_samples_is_irrelevant(case: LossCase) -> None:
 
 @law(LossCase)
 def is_independent_of_the_split(case: LossCase) -> None:
-    """A sample has the same value however the batch is shared by processes (into single samples, or whole class groups
-    where it is `grouped` and couples them); scalars are the mean over the shares.
+    """A sample has the same value however processes share the batch; scalars are the mean of shares.
+
+    Shares are single samples, or whole class groups where the loss is `grouped` and couples them.
     """
     component = case.build()
     if component.couples_batch and not component.grouped:
@@ -264,14 +233,16 @@ def couples_what_it_says(case: LossCase) -> None:
         predicted = list(leaves({"clean": inputs["clean"], "taps": inputs["taps"]}).values())
         total = case.total(component, inputs | {"x": [x.requires_grad_() for x in predicted]})
         found = torch.autograd.grad(total, predicted, allow_unused=True)
-        gradients.append(torch.cat([g[0].flatten() for g in found if g is not None]))
+        given: list[Any] = [gradient for gradient in found if gradient is not None]  # pyright: ignore[reportUnnecessaryComparison]
+        gradients.append(torch.cat([gradient[0].flatten() for gradient in given]))
     require(distance(*gradients) > 1e-5, "no other sample changes the gradient of the first")
 
 
 @law(LossCase)
 def is_computed_in_float32(case: LossCase) -> None:
-    """Autocast to bfloat16 does not make it coarser, nor do features, predictions and taps of that dtype: the value is
-    that of float32 arithmetic (3 % off at most where it has weights, which may multiply in bfloat16).
+    """Neither autocast nor inputs of bfloat16 make it coarser than float32 arithmetic.
+
+    With weights, which may multiply in bfloat16, it may be 3 % off.
     """
     component = case.build()
     tolerance = 3e-2 if list(component.parameters()) else 2e-5

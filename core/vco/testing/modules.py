@@ -93,10 +93,10 @@ def _require_dtype(outputs: Any, dtype: torch.dtype, when: str) -> None:
 
 @law(ModuleCase)
 def stays_on_its_device(case: ModuleCase) -> None:
-    """It runs wholly on the device of its inputs: no tensor is made elsewhere, no value is read back (on a GPU each
-    such read waits).
+    """It runs wholly on its inputs' device: no tensor is made elsewhere, no value is read back.
 
-    Shown on the meta device, which every machine has and whose tensors have no values to read.
+    Shown on the meta device, which every machine has and whose tensors have no values to read. On a GPU each read
+    of a value waits.
     """
     component = case.build()
     inputs = on_meta(case.inputs(component, 1))

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest import MarkDecorator
+    import pytest
 
 Check = Callable[[], None]
 """One law for one component; raises if it is broken."""
@@ -17,7 +17,7 @@ def contract_checks(
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     slow: bool = False,
-) -> "MarkDecorator":
+) -> "pytest.MarkDecorator":
     """Parametrises a test with one case for every law and every component that a plugin registers.
 
     A case's id is section/name/law, as in "loss/hybrid/gradient-reaches-prediction". The test takes `check` and calls

@@ -72,9 +72,7 @@ def every_sample_has_its_own_time(case: ProcessCase) -> None:
 
 @law(ProcessCase)
 def path_runs_from_noise_to_data(case: ProcessCase) -> None:
-    """The path is float64 [steps + 1] for every stream, begins at 0, ends at 1, never goes back, and each step moves some
-    stream.
-    """
+    """A path is float64 [steps + 1], from 0 to 1, never goes back, and each step moves some stream."""
     process = case.build()
     for steps in (1, 2, 3, 10, 50):
         try:
@@ -106,8 +104,9 @@ def path_is_fixed(case: ProcessCase) -> None:
 
 @law(ProcessCase)
 def path_stays_where_it_was_trained(case: ProcessCase) -> None:
-    """Sampling visits combinations of times that training has drawn: near every point of the path (away from the ends,
-    which training may leave out) lie training times.
+    """Sampling visits combinations of times that training has drawn.
+
+    Near every point of the path lie training times; the ends are left out, as training may leave them out.
     """
     process = case.build()
     path = torch.stack([t.float() for t in process.path(40).values()], 1)

@@ -3,10 +3,10 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import start_processes
 
 from vco.testing.case import ModuleCase, TrainedCase
 from vco.testing.law import does_not_apply, law
@@ -15,8 +15,9 @@ from vco.testing.tensors import leaves, require_same, rows_of
 
 @law(TrainedCase, once=True, slow=True)
 def two_processes_give_what_one_gives(case: TrainedCase) -> None:
-    """If it couples the batch, two processes that hold half of it each (whole class groups) get the outputs of one that
-    holds all of it.
+    """If it couples the batch, two processes with half of it each get what one gets with all of it.
+
+    Each holds whole class groups.
     """
     component = case.build().train()
     if not getattr(component, "couples_batch", False):
@@ -26,10 +27,7 @@ def two_processes_give_what_one_gives(case: TrainedCase) -> None:
     half = batch // 2
     whole = leaves(case.run(component, rows_of(inputs, torch.arange(2 * half), batch)))
     with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.start_processes(  # pyright: ignore[reportUnknownMemberType]
-            _share, args=(case, half, folder), nprocs=2, start_method="spawn"
-        )
-        assert context is None  # both have ended
+        start_processes(_share, args=(case, half, folder), nprocs=2, start_method="spawn")
         shares: list[dict[str, Tensor]] = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
     joined: dict[str, Tensor] = {}
     for name, tensor in whole.items():
@@ -42,8 +40,8 @@ def _share(rank: int, case: ModuleCase, half: int, folder: str) -> None:
     """One of the two processes."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    store: Any = distributed.FileStore(str(Path(folder) / "store"), 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
         component = case.build().train()
         inputs = case.inputs(component, 1)

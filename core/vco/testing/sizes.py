@@ -46,12 +46,13 @@ def draw_sizes(check: Callable[[Sizes], None]) -> None:
         width=st.integers(8, 20),
         seed=st.integers(0, 99),
     )
+    checks: Any = hypothesis.HealthCheck
     settings = hypothesis.settings(
         max_examples=DRAWS,
         deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=tuple(checks),
         report_multiple_bugs=False,
         phases=(hypothesis.Phase.generate,),  # a smaller counterexample would say no more and take longer
     )

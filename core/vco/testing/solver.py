@@ -52,6 +52,7 @@ class CountedNoise:
         self.asked: list[int] = []
 
     def __call__(self, k: int) -> Streams:
+        """The k-th noise."""
         self.asked.append(k)
         draws = torch.Generator().manual_seed(1000 * self.seed + k)
         return {name: torch.randn(shape, generator=draws) for name, shape in self.shapes.items()}
@@ -64,8 +65,9 @@ def uniform(steps: int, power: float = 1.0) -> Times:
 
 @law(SolverCase)
 def straight_paths_are_exact(case: SolverCase) -> None:
-    """Towards a single data point x* the velocity is (x* - x) / (1 - t) and the path straight: any number of equal or
-    unequal steps ends in x*.
+    """Towards a single data point, a straight path, any number of any steps ends in it.
+
+    Its velocity is (x* - x) / (1 - t).
     """
     goal = case.state(2)
     if case.is_stochastic():
@@ -84,8 +86,9 @@ def straight_paths_are_exact(case: SolverCase) -> None:
 
 @law(SolverCase)
 def order_pays_for_evaluations(case: SolverCase) -> None:
-    """On a smooth field the error falls with the steps at least by the order that its evaluations a step can buy (one:
-    first order, two: second, up to the fourth).
+    """The error falls with the steps by the order that the evaluations can buy.
+
+    One evaluation a step: first order, two: second, up to the fourth; on a smooth field.
     """
     if case.is_stochastic():
         does_not_apply("it adds noise")
@@ -116,8 +119,9 @@ def order_pays_for_evaluations(case: SolverCase) -> None:
 
 @law(SolverCase, once=True)
 def carries_noise_to_data(case: SolverCase) -> None:
-    """With the exact velocity of normally distributed data, noise ends with the data's mean and standard deviation
-    (stochastic solvers included).
+    """With the exact velocity of normal data, noise ends with the data's mean and standard deviation.
+
+    Stochastic solvers too.
     """
     mean, std, count = 1.5, 0.5, 4000
 
@@ -141,8 +145,9 @@ def carries_noise_to_data(case: SolverCase) -> None:
 
 @law(SolverCase)
 def streams_have_times_of_their_own(case: SolverCase) -> None:
-    """Two streams on different paths end where each would end with another companion, or alone if nothing is random; the
-    velocity is asked at their own times.
+    """Streams on different paths end where each would end with another companion, or alone.
+
+    The velocity is asked at their own times. Stochastic solvers may choose steps that suit both streams.
     """
     paths = {PIXELS: uniform(6)[PIXELS] ** 2, FEATURES: uniform(6)[FEATURES] ** 0.5}
     state = case.state()

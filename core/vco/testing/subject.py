@@ -104,7 +104,8 @@ def _choices(hint: Any, now: Any) -> Sequence[Any]:
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     if now is None:
-        return {float: (0.5, 1.0), int: (1, 2)}.get(next(iter(typing.get_args(hint)), None), ())
+        kinds = typing.get_args(hint)
+        return (0.5, 1.0) if float in kinds else (1, 2) if int in kinds else ()
     return (0.1,) if hint is float and now == 0 else ()
 
 

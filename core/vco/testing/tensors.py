@@ -3,7 +3,7 @@
 import dataclasses
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ def cast(tree: Any, dtype: torch.dtype) -> Any:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Largest difference, relative to the larger of the two tensors; inf for other shapes or where one is not finite."""
+    """Largest difference, relative to the larger of two tensors; inf for other shapes or what is not finite."""
     if one.shape != other.shape:
         return float("inf")
     a, b = one.detach().double(), other.detach().double()
@@ -105,7 +105,7 @@ def scramble(module: nn.Module, seed: int = 0) -> None:
 
 
 @contextmanager
-def no_ambient_draws(what: str) -> Iterator[None]:
+def no_ambient_draws(what: str) -> Generator[None]:
     """Raises `ViolationError` if what runs inside moves a global random state (torch, NumPy, random)."""
     before = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]
     yield
