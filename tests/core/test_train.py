@@ -205,11 +205,12 @@ def begin(folder: Path, *options: str) -> "subprocess.Popen[str]":
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240  # a busy machine takes long to import torch
     log = folder / "metrics.jsonl"
     while not (log.exists() and log.read_text().count("\n") >= 3):
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < until
+        if run.poll() is not None or time.monotonic() > until:
+            run.kill()
+            pytest.fail(f"no third step: {run.communicate()[1]}")
         time.sleep(0.01)
     return run
 
@@ -222,7 +223,7 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_command_ends_as_if_it_had
     options = ("--train.steps", "80", "--train.workers", "1")
     run = begin(tmp_path / "stopped", *options)
     os.killpg(run.pid, number) if whole_group else run.send_signal(number)
-    said = run.communicate(timeout=60)[0]
+    said = run.communicate(timeout=240)[0]
     assert run.returncode == 128 + number
     assert "stopped by a signal after step" in said
     newest = checkpoint.load_newest(tmp_path / "stopped" / "checkpoints", pytest.fail)
@@ -264,6 +265,6 @@ def test_an_unforeseen_error_ends_the_run_and_its_readers(tmp_path: Path, mistak
     options = (*ODD, *mistake, "--train.workers", "2")
     command = [sys.executable, "-m", "vco.cli", *tiny.argv(tmp_path, *options)]
     search = {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | search)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | search)
     assert done.returncode == 1
     assert "a mistake in a plugin" in done.stderr
