@@ -4,7 +4,7 @@ Importing this package is cheap (no torch), so that listing plugins and printing
 plugin authors are in `vco.api`.
 """
 
-from vco.hooks import hookimpl
+from vco.hooks import API_VERSION, hookimpl
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "hookimpl"]
+__all__ = ["API_VERSION", "__version__", "hookimpl"]

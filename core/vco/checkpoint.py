@@ -123,7 +123,7 @@ def load(path: Path) -> Checkpoint:
 
 def _steps(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=_step, reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal()), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,8 @@ def main_vco(argv: Sequence[str] | None = None) -> int:
     """The command `vco`."""
     parser = argparse.ArgumentParser(prog="vco", description="Look at what vco offers; `vco-run` is the main job.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
+    plugins = verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
+    plugins.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="a plugin to leave out")
     check = verbs.add_parser("check", help="check that a plugin keeps the contracts of vco.api, law by law")
     check.add_argument("plugin", metavar="MODULE", help="module with the hooks, or name of an entry point")
     check.add_argument("--only", default="", metavar="ID", help="only ids that begin so, as in loss/my-loss")
@@ -44,7 +46,7 @@ def main_vco(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             print("\n".join(f"vco: {line}" for line in str(error).splitlines()), file=sys.stderr)
             return error.status
-    print(describe(load_catalog()))
+    print(describe(load_catalog(without=args.no_plugin)))
     return 0
 
 
@@ -56,20 +58,21 @@ def main_run(argv: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print("\n".join(f"vco-run: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         return error.status
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:  # a full disk, or a file of the run folder that is not what it should be
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"vco-run: {error}; free some space, then the same command goes on", file=sys.stderr, flush=True)
+        print(f"vco-run: {error}; put that right, then the same command goes on", file=sys.stderr, flush=True)
         return TrainingStoppedError.status
     except KeyboardInterrupt:
+        print("vco-run: interrupted; the same command goes on from there", file=sys.stderr, flush=True)
         return 130
 
 
 def _run(argv: Sequence[str]) -> int:
-    from vco.resolve import resolve
+    from vco.resolve import left_out, resolve
     from vco.run import assemble
 
-    catalog = load_catalog()
+    catalog = load_catalog(without=left_out(argv))
     invocation = resolve(argv, catalog)
     config = invocation.config
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
@@ -196,7 +199,7 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
     import yaml
 
     from vco.files import lock, make_folder, write_atomic
-    from vco.resolve import resolve, to_plain_run
+    from vco.resolve import RECORD, resolve, to_plain_run
 
     make_folder(folder)
     held = lock(folder)
@@ -222,6 +225,7 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
         elif any((folder / "checkpoints").glob("step-*")):
             raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
         write_atomic(path, yaml.safe_dump(plain, sort_keys=False))
+        write_atomic(folder / RECORD, json.dumps(invocation.catalog.origins(), indent=1))
     except UserError:
         held.close()
         raise

@@ -16,6 +16,8 @@ from typing import Final
 import pluggy
 
 PROJECT: Final = "vco"
+API_VERSION: Final = 1
+"""Version of the contracts; a plugin module may say `vco_api = 1` (the promise: docs/concepts.md, "Plugins")."""
 hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 

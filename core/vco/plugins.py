@@ -25,13 +25,33 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FILE = re.compile(r"[A-Za-z_][\w.]*:(?!.*\.\.)\w[\w./-]*\.ya?ml")  # stays inside its package
 
 
-def load_catalog(extra_modules: Sequence[str] = ()) -> Catalog:
-    """All installed plugins and `extra_modules`; never raises because of a plugin."""
-    catalog = Catalog()
+def load_catalog(extra_modules: Sequence[str] = (), without: Sequence[str] = ()) -> Catalog:
+    """The installed plugins and `extra_modules`; never raises because of a plugin.
+
+    Plugins are named by their distribution, entry point or module. Those of `without` are not imported, nor, where the
+    environment variable VCO_PLUGINS is set, those that it does not name (as in VCO_PLUGINS=acme,other); what vco brings
+    itself is left out only by `without`.
+    """
+    catalog, known = Catalog(), {hooks.PROJECT}
+    only = _names(os.environ.get("VCO_PLUGINS", "").split(","))
     for point in sorted(entry_points(group=hooks.PROJECT), key=lambda point: (point.name, point.value)):
         distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown distribution"
-        catalog = _add(catalog, f"{distribution} (entry point {point.name})", point.value, point.load)
+        label = f"{distribution} (entry point {point.name})"
+        names = _names([point.dist.name if point.dist else "", point.name, point.value])
+        known |= names
+        source = "VCO_PLUGINS" if "VCO_PLUGINS" in os.environ and not names & {*only, hooks.PROJECT} else ""
+        source = "--no-plugin" if names & _names(without) else source
+        catalog = _add(catalog, label, point.value, point.load, f"left out by {source}" if source else "")
+    for source, given in (("VCO_PLUGINS", only), ("--no-plugin", without)):
+        for name in sorted(name for name in given if not _names([name]) <= known):
+            problem = f"no plugin of that name is installed{did_you_mean(name, known)}"
+            catalog = _add(catalog, f"{source} {name}", name, None, problem)
     return with_modules(catalog, extra_modules)
+
+
+def _names(names: Iterable[str]) -> set[str]:
+    """Names of plugins in the one spelling of PEP 503, in which My_Plugin is my-plugin."""
+    return {re.sub(r"[-_.]+", "-", name.strip()).lower() for name in names} - {""}
 
 
 def with_modules(catalog: Catalog, modules: Iterable[str]) -> Catalog:
@@ -39,16 +59,16 @@ def with_modules(catalog: Catalog, modules: Iterable[str]) -> Catalog:
     for module in modules:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        if module not in [plugin.module for plugin in catalog.plugins]:
+        if module not in [plugin.module for plugin in catalog.plugins if not plugin.broken.startswith("left out")]:
             catalog = _add(catalog, f"--plugin {module}", module, lambda name=module: importlib.import_module(name))
     return catalog
 
 
-def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleType]) -> Catalog:
+def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleType] | None, broken: str = "") -> Catalog:
+    """The catalog with one more plugin, or with the reason why it is not used, if there is one already."""
     entries = {kind: dict(names) for kind, names in catalog.entries.items()}
-    broken = ""
     try:
-        for kind, offered in _offers(load()).items():
+        for kind, offered in (_offers(load()) if load and not broken else {}).items():
             names = entries.setdefault(kind, {})
             for name, target in offered.items():
                 entry = Entry(kind=kind, name=name, target=target, plugin=label)
@@ -62,6 +82,10 @@ def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleTyp
 
 def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
     """What the hooks of one plugin return: kind -> name -> target. Raises whatever is wrong with it."""
+    if (version := getattr(module, "vco_api", hooks.API_VERSION)) != hooks.API_VERSION:
+        raise UserError(
+            f"it was written for version {version} of vco's plugin API, but this is version {hooks.API_VERSION}"
+        )
     manager = pluggy.PluginManager(hooks.PROJECT)  # one for each plugin, so that none sees another
     manager.add_hookspecs(hooks)
     manager.register(module)  # raises on wrong signatures
@@ -106,5 +130,5 @@ def describe(catalog: Catalog) -> str:
             lines.append(f"  {name:<26} {summary}".rstrip())
     lines.append("plugins:")
     lines += [f"  {plugin.label}" for plugin in catalog.plugins if not plugin.broken]
-    lines += [f"  BROKEN {plugin.label}: {plugin.broken}" for plugin in catalog.plugins if plugin.broken]
+    lines += [f"  NOT USED {plugin.label}: {plugin.broken}" for plugin in catalog.plugins if plugin.broken]
     return "\n".join(lines)

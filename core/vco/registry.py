@@ -118,6 +118,14 @@ class Catalog:
 
     entries: Mapping[str, Mapping[str, Sequence[Entry]]] = attrs.field(factory=dict[str, Any])
     plugins: tuple[Plugin, ...] = ()
+    recorded: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """As in "losses/my-loss" -> the plugin that it came from when the run folder was made."""
+
+    def origins(self) -> dict[str, str]:
+        """What `recorded` is to be: the plugins of all names on offer."""
+        return {
+            f"{kind}/{name}": self.entries[kind][name][0].plugin for kind in self.entries for name in self.names(kind)
+        }
 
     def names(self, kind: str) -> list[str]:
         """The names on offer, sorted."""
@@ -134,8 +142,10 @@ class Catalog:
             message = (
                 f"no {noun} named {name!r}{did_you_mean(name, names) or ';'} available: {', '.join(names) or 'none'}"
             )
+            if former := self.recorded.get(f"{kind}/{name}"):
+                message += f"; this run had it from {former}, which is missing now"
             broken = ", ".join(plugin.label for plugin in self.plugins if plugin.broken)
-            raise UserError(message + (f"; broken plugins (see `vco plugins`): {broken}" if broken else ""))
+            raise UserError(message + (f"; plugins not used (see `vco plugins`): {broken}" if broken else ""))
         first, *others = self.entries[kind][name]
         if others:
             plugins = " and ".join(entry.plugin for entry in (first, *others))

@@ -34,7 +34,7 @@ def write_report(folder: Path, title: str) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def _score(folder: Path) -> str:

@@ -7,6 +7,7 @@ and "loss.hybrid.weight" an option of one. A layer that names another plugin dro
 import argparse
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -37,10 +38,13 @@ FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no val
     "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none if a --config is given]"),
     "config": ("FILE", "YAML, TOML or JSON on top of the preset, such as the config.yaml of a run folder"),
     "plugin": ("MODULE", "plugin module that is not installed; may be repeated"),
+    "no_plugin": ("NAME", "installed plugin (distribution, entry point or module) to leave out; may be repeated"),
     "dry_run": ("", "check everything, say what would be done, and stop"),
     "refresh": ("", "do again what an earlier run in this folder finished"),
     "help": ("", "show this text, with the options of the chosen components"),
 }
+RECORD: Final = "plugins.json"
+"""File of a run folder: what `Catalog.origins` says."""
 _Layer = dict[str, Given]
 
 
@@ -68,8 +72,11 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     errors: list[str] = []
     line, flags = _from_argv(argv, errors)
     catalog = with_modules(catalog, flags["plugin"])
-    broken = [plugin for plugin in catalog.plugins if plugin.broken and plugin.module in flags["plugin"]]
-    errors += [f"{plugin.label} is broken: {plugin.broken}" for plugin in broken]
+    named = (*flags["plugin"], *flags["no_plugin"])
+    broken = [
+        plugin for plugin in catalog.plugins if plugin.module in named and plugin.broken[:8] not in ("", "left out")
+    ]
+    errors += [f"{plugin.label} cannot be used: {plugin.broken}" for plugin in broken]
     preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
     layers: list[_Layer] = []
     try:
@@ -83,6 +90,12 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
         _stack(given, layer, catalog)
 
     losses = given.get("loss", Given((), ""))
+    text = {key: str(item.value or "") for key, item in given.items()}
+    parts = [preset or text.get("data"), text.get("backbone"), text.get("adapter"), "+".join(losses.value)]
+    folder = text.get("output_dir") or "runs/" + "-".join(part for part in parts if part)
+    for path in (Path(folder), *(Path(path).parent for path in flags["config"][-1:])):
+        with suppress(UserError):  # the record only words a message
+            catalog = attrs.evolve(catalog, recorded={**catalog.recorded, **read_plain(path / RECORD)})
     wanted = {path: given.get(path) for path in CHOICES if path != "loss"}
     wanted |= {f"loss.{name}": Given(name, losses.source) for name in losses.value}
     classes = {path: _load(path, name, catalog, errors) for path, name in wanted.items()}
@@ -112,17 +125,19 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     run = build(RunConfig, {key: given[key] for key in SCALARS if key in given}, "", errors, ready)
     if errors:
         raise UserError("\n".join(errors))
-    if not run.output_dir:
-        parts = [preset or run.data.name, run.backbone.name, run.adapter.name, "+".join(run.loss)]
-        run = attrs.evolve(run, output_dir="runs/" + "-".join(part for part in parts if part))
     return Invocation(
-        config=run,
+        config=attrs.evolve(run, output_dir=run.output_dir or folder),
         catalog=catalog,
         preset=preset,
         dry_run=bool(flags["dry_run"]),
         refresh=bool(flags["refresh"]),
         origin={key: item.source for key, item in given.items()},
     )
+
+
+def left_out(argv: Sequence[str]) -> list[str]:
+    """Plugins that a command line of `vco-run` leaves out: to be known before any plugin is imported."""
+    return _from_argv(argv, [])[1]["no_plugin"]
 
 
 def to_plain_run(run: RunConfig) -> dict[str, Any]:

@@ -206,6 +206,7 @@ class Training:
 
     def _log(self, log: "_Log") -> None:
         values = log.means()
+        self._check(values)  # before anything is measured on what may be NaN
         values |= {name: float(value) for name, value in self.objective.metrics().items()}
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.speed()}
         self._check(values)
@@ -228,7 +229,7 @@ class Training:
         if not self.accelerator.is_main_process or not path.exists():
             return
         kept: list[str] = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")

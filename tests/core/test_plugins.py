@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vco.errors import UserError
 from vco.plugins import describe, load_catalog, with_modules
 from vco.registry import Catalog, Plugin
 
@@ -31,6 +32,10 @@ BROKEN = {
     "preset outside": (
         HOOK.replace("losses", "presets").replace("nowhere:Loss", "p:../../a.yaml") % "a",
         "not of the form 'package:path.yaml'",
+    ),
+    "other API version": (
+        "vco_api = 2\n" + HOOK % "a",
+        "it was written for version 2 of vco's plugin API, but this is version 1",
     ),
     "no hook": ("x = 1", "it implements no hook"),
 }
@@ -68,7 +73,65 @@ def test_a_broken_plugin_is_named_with_its_reason_and_leaves_the_others_alone(
     assert _plugin(catalog, "broken").label == "broken 1.5 (entry point main)"
     assert reason in _plugin(catalog, "broken").broken
     assert catalog.get("losses", "health").plugin == "healthy 1.5 (entry point main)"
-    assert f"BROKEN broken 1.5 (entry point main): {_plugin(catalog, 'broken').broken}" in describe(catalog)
+    assert f"NOT USED broken 1.5 (entry point main): {_plugin(catalog, 'broken').broken}" in describe(catalog)
+
+
+def test_a_plugin_may_declare_the_version_of_the_api_it_was_written_for(install) -> None:
+    install("current", "vco_api = 1\n" + HOOK % "declared")
+    assert _plugin(load_catalog(), "current").broken == ""
+
+
+@pytest.mark.parametrize("chosen", ["Alpha", "first", "MODULE", " alpha , "])
+def test_vco_plugins_selects_by_distribution_entry_point_or_module(
+    install, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    module = install("alpha", HOOK % "from-alpha", entry_point="first")
+    install("beta", "raise SystemExit", entry_point="second")
+    monkeypatch.setenv("VCO_PLUGINS", chosen.replace("MODULE", module))
+    catalog = load_catalog()
+    assert "from-alpha" in catalog.names("losses")
+    assert _plugin(catalog, "beta").broken == "left out by VCO_PLUGINS"  # and was not even imported
+
+
+def test_an_empty_vco_plugins_leaves_the_built_ins(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("alpha", HOOK % "from-alpha")
+    monkeypatch.setenv("VCO_PLUGINS", "")
+    names = load_catalog().names("losses")
+    assert "from-alpha" not in names
+    assert "hybrid" in names
+
+
+@pytest.mark.parametrize("name", ["alpha", "ALPHA", "first", "MODULE"])
+def test_a_plugin_left_out_is_not_imported_and_said_to_be_left_out(install, name: str) -> None:
+    module = install("alpha", "1 / 0", entry_point="first")
+    install("beta", HOOK % "from-beta")
+    catalog = load_catalog(without=[name.replace("MODULE", module)])
+    label = "alpha 1.5 (entry point first)"
+    assert _plugin(catalog, "alpha") == Plugin(label=label, module=module, broken="left out by --no-plugin")
+    assert "from-beta" in catalog.names("losses")
+    assert f"\n  NOT USED {label}: left out by --no-plugin" in describe(catalog)
+
+
+def test_choosing_from_a_plugin_that_is_left_out_names_it(install) -> None:
+    install("alpha", HOOK % "from-alpha")
+    with pytest.raises(UserError, match=r"plugins not used .see `vco plugins`.: alpha 1\.5 \(entry point main\)$"):
+        load_catalog(without=["alpha"]).get("losses", "from-alpha")
+
+
+def test_a_module_asked_for_by_name_is_loaded_though_vco_plugins_leaves_it_out(
+    install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = install("alpha", HOOK % "from-alpha")
+    monkeypatch.setenv("VCO_PLUGINS", "")
+    assert "from-alpha" in load_catalog([module]).names("losses")
+
+
+def test_names_of_plugins_that_are_not_installed_are_listed_as_broken(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("alpha", HOOK % "from-alpha")
+    monkeypatch.setenv("VCO_PLUGINS", "alpa")
+    found = {plugin.label: plugin.broken for plugin in load_catalog(without=["nowhere-at-all"]).plugins}
+    assert found["VCO_PLUGINS alpa"] == "no plugin of that name is installed; did you mean 'alpha'?"
+    assert found["--no-plugin nowhere-at-all"] == "no plugin of that name is installed"
 
 
 def test_nothing_of_a_broken_plugin_is_offered(install) -> None:

@@ -94,7 +94,7 @@ def test_an_unknown_name_suggests_lists_and_mentions_broken_plugins() -> None:
         _catalog(("jit", "a"), ("jit-dual", "a")).get("backbones", "jitdual")
     assert str(caught.value) == (
         "no backbone named 'jitdual'; did you mean 'jit-dual'? available: jit, jit-dual; "
-        "broken plugins (see `vco plugins`): ill 2.0"
+        "plugins not used (see `vco plugins`): ill 2.0"
     )
 
 

@@ -205,7 +205,7 @@ def test_mistakes_about_losses(argv: tuple[str, ...], message: str) -> None:
         (("-x",), "unexpected argument '-x': options are written --option value"),
         (("--",), "unexpected argument '--': options are written --option value"),
         (("--plugin", "fake_nowhere"),
-         "--plugin fake_nowhere is broken: ModuleNotFoundError: No module named 'fake_nowhere'"),
+         "--plugin fake_nowhere cannot be used: ModuleNotFoundError: No module named 'fake_nowhere'"),
         (("--mixed-precision", "bf"), "mixed_precision: expected auto|fp32|bf16, got 'bf' (from --mixed-precision)"),
     ],
 )  # fmt: skip

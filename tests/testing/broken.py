@@ -127,7 +127,10 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "fit-is-idempotent": Mistake("Lens", "self.mean.copy_(total / count)", "self.mean.add_(total / count)"),
     "fit-ignores-order-and-batching": Mistake("Lens", "total += features", "total = features"),
-    "fitted-streams-are-centred": Mistake("Lens", "features.tokens.float() - self.mean", "features.tokens.float()"),
+    "streams-are-centred": Mistake("Lens", "features.tokens.float() - self.mean", "features.tokens.float()"),
+    "fit-keeps-what-varies": Mistake(
+        "Lens", "features.tokens.float() - self.mean", "self.mean.expand(features.tokens.shape)"
+    ),
     "fit-survives-large-means": Mistake("Lens", "features.tokens.double()", "features.tokens.bfloat16().double()"),
     "fitted-state-round-trip": Mistake(
         "Lens", "torch.zeros(features.shape[1]))", "torch.zeros(features.shape[1]), persistent=False)"

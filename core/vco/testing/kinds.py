@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from vco.testing import blocking, branches, modules, processes, universal
+from vco.testing import blocking, branches, fitting, modules, processes, universal
 from vco.testing.adapter import AdapterCase
 from vco.testing.backbone import BackboneCase
 from vco.testing.case import Case
@@ -20,6 +20,6 @@ CASES: Final[dict[str, type[Case]]] = {
         BackboneCase, FeatureCase, AdapterCase, LossCase, GuidanceCase, ProcessCase, SolverCase, DataCase,
     )
 }  # fmt: skip
-LAW_BOOKS: Final = (universal, modules, processes, blocking, branches)
+LAW_BOOKS: Final = (universal, modules, processes, blocking, branches, fitting)
 """Further modules of laws; importing one registers them."""
 ALL_LAWS: Final = tuple(sorted(LAWS, key=lambda law: (law.case is not Case, law.slow)))
