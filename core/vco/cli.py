@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -225,7 +224,7 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
         elif any((folder / "checkpoints").glob("step-*")):
             raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
         write_atomic(path, yaml.safe_dump(plain, sort_keys=False))
-        write_atomic(folder / RECORD, json.dumps(invocation.catalog.origins(), indent=1))
+        write_atomic(folder / RECORD, yaml.safe_dump(invocation.catalog.origins()))
     except UserError:
         held.close()
         raise

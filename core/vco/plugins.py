@@ -44,8 +44,7 @@ def load_catalog(extra_modules: Sequence[str] = (), without: Sequence[str] = ())
         catalog = _add(catalog, label, point.value, point.load, f"left out by {source}" if source else "")
     for source, given in (("VCO_PLUGINS", only), ("--no-plugin", without)):
         for name in sorted(name for name in given if not _names([name]) <= known):
-            problem = f"no plugin of that name is installed{did_you_mean(name, known)}"
-            catalog = _add(catalog, f"{source} {name}", name, None, problem)
+            catalog = _add(catalog, f"{source} {name}", name, None, f"it is not installed{did_you_mean(name, known)}")
     return with_modules(catalog, extra_modules)
 
 
@@ -83,9 +82,7 @@ def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleTyp
 def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
     """What the hooks of one plugin return: kind -> name -> target. Raises whatever is wrong with it."""
     if (version := getattr(module, "vco_api", hooks.API_VERSION)) != hooks.API_VERSION:
-        raise UserError(
-            f"it was written for version {version} of vco's plugin API, but this is version {hooks.API_VERSION}"
-        )
+        raise UserError(f"it is for version {version} of vco's plugin API, and this is version {hooks.API_VERSION}")
     manager = pluggy.PluginManager(hooks.PROJECT)  # one for each plugin, so that none sees another
     manager.add_hookspecs(hooks)
     manager.register(module)  # raises on wrong signatures

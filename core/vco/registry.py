@@ -123,9 +123,7 @@ class Catalog:
 
     def origins(self) -> dict[str, str]:
         """What `recorded` is to be: the plugins of all names on offer."""
-        return {
-            f"{kind}/{name}": self.entries[kind][name][0].plugin for kind in self.entries for name in self.names(kind)
-        }
+        return {f"{kind}/{name}": found[0].plugin for kind, of in self.entries.items() for name, found in of.items()}
 
     def names(self, kind: str) -> list[str]:
         """The names on offer, sorted."""

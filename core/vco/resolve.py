@@ -43,7 +43,7 @@ FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no val
     "refresh": ("", "do again what an earlier run in this folder finished"),
     "help": ("", "show this text, with the options of the chosen components"),
 }
-RECORD: Final = "plugins.json"
+RECORD: Final = "plugins.yaml"
 """File of a run folder: what `Catalog.origins` says."""
 _Layer = dict[str, Given]
 
@@ -73,9 +73,7 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     line, flags = _from_argv(argv, errors)
     catalog = with_modules(catalog, flags["plugin"])
     named = (*flags["plugin"], *flags["no_plugin"])
-    broken = [
-        plugin for plugin in catalog.plugins if plugin.module in named and plugin.broken[:8] not in ("", "left out")
-    ]
+    broken = [item for item in catalog.plugins if item.module in named and item.broken[:8] not in ("", "left out")]
     errors += [f"{plugin.label} cannot be used: {plugin.broken}" for plugin in broken]
     preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
     layers: list[_Layer] = []

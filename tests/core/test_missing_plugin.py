@@ -1,9 +1,9 @@
 """A run folder knows which plugins its components came from."""
 
-import json
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny import argv
 
 from vco.cli import _claim, main_run, main_vco
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_folder_records_where_its_components_came_from(folder: Path) -> None:
-    record = json.loads((folder / "plugins.json").read_text())
+    record = yaml.safe_load((folder / "plugins.yaml").read_text())
     assert record["solvers/acme-steps"] == "acme 0.1 (entry point acme)"
     assert record["backbones/jit-dual"].startswith("vco ")
 
@@ -51,7 +51,7 @@ def test_going_on_without_the_plugin_says_in_one_sentence_what_is_missing(folder
 
 
 def test_a_damaged_record_changes_nothing_but_the_message(folder: Path) -> None:
-    (folder / "plugins.json").write_text("{")
+    (folder / "plugins.yaml").write_text("{")
     with pytest.raises(UserError, match="no solver named 'acme-steps'") as caught:
         resolve(argv(folder, "--solver", "acme-steps"), load_catalog())
     assert "acme 0.1" not in str(caught.value)
@@ -66,5 +66,5 @@ def test_the_commands_leave_plugins_out(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_leaving_out_what_is_not_there_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert main_run(["--no-plugin=bultins", "--dry-run"]) == 2
-    message = "--no-plugin bultins cannot be used: no plugin of that name is installed; did you mean 'builtins'?"
+    message = "--no-plugin bultins cannot be used: it is not installed; did you mean 'builtins'?"
     assert capsys.readouterr().err == f"vco-run: {message}\n"

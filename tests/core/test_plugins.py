@@ -35,7 +35,7 @@ BROKEN = {
     ),
     "other API version": (
         "vco_api = 2\n" + HOOK % "a",
-        "it was written for version 2 of vco's plugin API, but this is version 1",
+        "it is for version 2 of vco's plugin API, and this is version 1",
     ),
     "no hook": ("x = 1", "it implements no hook"),
 }
@@ -130,8 +130,8 @@ def test_names_of_plugins_that_are_not_installed_are_listed_as_broken(install, m
     install("alpha", HOOK % "from-alpha")
     monkeypatch.setenv("VCO_PLUGINS", "alpa")
     found = {plugin.label: plugin.broken for plugin in load_catalog(without=["nowhere-at-all"]).plugins}
-    assert found["VCO_PLUGINS alpa"] == "no plugin of that name is installed; did you mean 'alpha'?"
-    assert found["--no-plugin nowhere-at-all"] == "no plugin of that name is installed"
+    assert found["VCO_PLUGINS alpa"] == "it is not installed; did you mean 'alpha'?"
+    assert found["--no-plugin nowhere-at-all"] == "it is not installed"
 
 
 def test_nothing_of_a_broken_plugin_is_offered(install) -> None:
