@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,6 @@ def environment(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("hatchling") is None, reason="without network it is built with an installed hatchling")
 def test_the_example_is_installed_used_resumed_and_missed_when_it_is_gone(tmp_path: Path) -> None:
     python, run = environment(tmp_path / "environment"), tmp_path / "run"
     quiet = os.environ | {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
