@@ -1,8 +1,14 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+# networks of this size lose time by sharing a layer's work between threads; child processes inherit the variable
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
