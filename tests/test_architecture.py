@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "core" / "vco").glob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
-CORE_BUDGET = 2_400
+CORE_BUDGET = 2_450
 """Lines of code of the core, without the contract kit: neither blank, nor comment, nor docstring."""
 
 

@@ -57,6 +57,9 @@ def main_run(argv: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print("\n".join(f"vco-run: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         return error.status
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:  # a full disk, or a file of the run folder that is not what it should be
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -190,7 +193,7 @@ _MAY_CHANGE = (
 
 
 def _claim(folder: Path, invocation: "Invocation") -> Any:
-    """Locks the run folder and writes config.yaml there.
+    """Locks the run folder and writes config.yaml there; what failed before its first checkpoint binds nobody.
 
     Raises:
         UserError: if the folder cannot be written, is in use, or holds another run (the differences are shown).
@@ -205,6 +208,9 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
     path = folder / "config.yaml"
     plain = to_plain_run(invocation.config)
     try:
+        trained = any((folder / "checkpoints").glob("step-*"))
+        if trained and not path.exists():
+            raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
         if path.exists():
             # read back with today's defaults, so that an option that is new since then changes nothing
             try:
@@ -218,11 +224,9 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
                 for key in sorted(before.keys() | now.keys())
                 if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
             ]
-            if lines:
+            if lines and trained:
                 problem = f"{folder} holds a run with other settings; choose another --output-dir:"
                 raise UserError("\n".join([problem, *lines]))
-        elif any((folder / "checkpoints").glob("step-*")):
-            raise UserError(f"{folder} holds checkpoints but no config.yaml; choose another --output-dir")
         write_atomic(path, yaml.safe_dump(plain, sort_keys=False))
         write_atomic(folder / RECORD, yaml.safe_dump(invocation.catalog.origins()))
     except UserError:

@@ -176,7 +176,7 @@ class Objective(nn.Module):
             means = {term: (value * draw.counts[name]).mean() for term, value in loss(step).items()}
             losses |= {name if term == name else f"{name}.{term}": value for term, value in means.items()}
             total = total + factor * sum(means.values())
-        return {"loss": total, **losses}
+        return {**losses, "loss": total}
 
     def with_weights(self, state: Mapping[str, Tensor]) -> "Objective":
         """A copy with other weights (an EMA's); it shares what is frozen. This module is left alone."""

@@ -6,8 +6,21 @@ from typing import Any
 
 import attrs
 import torch
+from torch import nn
 
-from vco.api import PIXELS, Adapter, Backbone, Data, FeatureSource, Guidance, Loss, Process, Solver, StreamSpec
+from vco.api import (
+    FEATURES,
+    PIXELS,
+    Adapter,
+    Backbone,
+    Data,
+    FeatureSource,
+    Guidance,
+    Loss,
+    Process,
+    Solver,
+    StreamSpec,
+)
 from vco.errors import UserError
 from vco.objective import Objective
 from vco.registry import Catalog
@@ -98,6 +111,7 @@ def assemble(
         }
     fit.check_blocking(guidance, backbone)
     fit.check_taps(built, backbone.depth)
+    fit.check_names(set(specs))
     fit.raise_problems()
     objective = Objective(
         backbone=backbone,
@@ -202,6 +216,14 @@ class _Fit:
                 self.problems.append(
                     f"loss {name} reads block {beyond[0]}, but {self.name('backbone')} has blocks 1 to {depth}"
                 )
+
+    def check_names(self, streams: set[str]) -> None:
+        for name in self.config.train.stream_weights.keys() - streams - {FEATURES}:
+            known = ", ".join(sorted(streams))
+            self.problems.append(f"train.stream_weights names {name!r}, which is no stream of this run ({known})")
+        for name in self.config.loss:
+            if name in {"loss", *streams} or hasattr(nn.ModuleDict, name):
+                self.problems.append(f"a loss cannot be called {name!r}; its plugin has to register another name")
 
     def raise_problems(self) -> None:
         if self.problems:

@@ -217,10 +217,11 @@ class Training:
 
     def _check(self, values: Mapping[str, float]) -> None:
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            folder = self.folder / "checkpoints"
+            saved = f"the checkpoints in {folder} are from before that" if folder.exists() else "nothing was saved yet"
             raise TrainingStoppedError(
-                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; the checkpoints in "
-                f"{self.folder / 'checkpoints'} are from before that. Lower --train.learning-rate, or look at the loss "
-                "that is named"
+                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Lower "
+                "--train.learning-rate (in another --output-dir, if there are checkpoints), or look at the loss named"
             )
 
     def _keep_metrics(self, step: int) -> None:

@@ -273,7 +273,11 @@ def test_a_signal_during_the_evaluation_ends_the_run(tmp_path: Path, monkeypatch
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(evaluate.Evaluation, "score", interrupted)
-    assert main_run(tiny.argv(tmp_path)) == 130
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    try:
+        assert main_run(tiny.argv(tmp_path)) == 130
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert tiny.tensors(tmp_path)  # the last checkpoint is there
 
 
@@ -307,3 +311,14 @@ def test_plugins_are_listed_within_half_a_second_and_without_torch() -> None:
         assert done.stdout.splitlines()[-1] == "False"
         assert "jit-dual" in done.stdout
     assert min(seconds) < 0.5
+
+
+def test_settings_that_failed_before_the_first_checkpoint_bind_nobody(tmp_path: Path, capsys: Capture) -> None:
+    assert main_run(tiny.argv(tmp_path, "--train.learning-rate", "1e30")) == 1
+    assert "nothing was saved yet" in capsys.readouterr().err
+    assert main_run(tiny.argv(tmp_path)) == 0
+
+
+def test_weights_of_streams_that_do_not_exist_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    assert main_run(tiny.argv(tmp_path, "--train.stream-weights", "pixels=1,feature=0.1")) == 2
+    assert "names 'feature', which is no stream of this run (features, pixels)" in capsys.readouterr().err

@@ -145,7 +145,7 @@ class CoReDi(Adapter):
     def _moments(self, projected: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
         """Mean and covariance over the samples and tokens of all processes; moves the running statistics."""
         rows = projected.flatten(0, 1)
-        total = _over_processes(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        total = _over_processes(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = rows - mean

@@ -126,7 +126,7 @@ def drifting_loss(
             pull, push = affinity * attracts, affinity * ~attracts
             coefficients = pull * push.sum(1, keepdim=True) - push * pull.sum(1, keepdim=True)  # each row adds up to 0
             force = coefficients @ (y / scale) - coefficients.sum(1, keepdim=True) * (x / scale)
-            squares, count = _over_processes(torch.stack([force.square().sum(), force.new_tensor(force.numel())]))
+            squares, count = _over_processes(torch.stack([force.square().sum(), force.new_full((), force.numel())]))
             forces.append(squares / count)
             field = field + force / forces[-1].clamp_min(1e-8).sqrt()
         target = x / scale + field
