@@ -6,7 +6,7 @@ from typing import Final, Literal
 import attrs
 from attrs.validators import and_, ge, in_, lt, optional
 
-from vco.api import PIXELS, Backbone, StreamSpec, UserError
+from vco.api import FEATURES, PIXELS, Backbone, StreamSpec, UserError
 
 
 @attrs.frozen(kw_only=True)
@@ -102,3 +102,14 @@ def patch_grid(pixels: StreamSpec, patch: int) -> tuple[int, int]:
             f"--backbone.patch {patch} does not divide the image size {height}x{width}: choose a side that divides both"
         )
     return height // patch, width // patch
+
+
+def require_same_grid(streams: Mapping[str, StreamSpec], patch: int) -> None:
+    """Raises `UserError` if the features' tokens do not lie on the patches' grid."""
+    grid = patch_grid(streams[PIXELS], patch)
+    if streams[FEATURES].grid != grid:
+        _, height, width = streams[PIXELS].shape
+        raise UserError(
+            f"The features' grid {streams[FEATURES].grid} is not the patches' grid {grid} (images of {height}x{width} "
+            f"in patches of {patch}): change --backbone.patch or choose other --features"
+        )

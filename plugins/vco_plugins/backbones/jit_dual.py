@@ -9,7 +9,7 @@ from attrs.validators import in_
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times, UserError
+from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times
 from vco_plugins.layers import (
     Attention,
     Conditioning,
@@ -23,7 +23,7 @@ from vco_plugins.layers import (
     sincos_2d,
     unpatchify,
 )
-from vco_plugins.sizes import TransformerConfig, patch_grid, require_streams
+from vco_plugins.sizes import TransformerConfig, patch_grid, require_same_grid, require_streams
 
 STREAMS = (PIXELS, FEATURES)
 
@@ -67,16 +67,12 @@ class JiTDual(Backbone):
         self.config = config
         size = config.resolved
         self.patch = patch = config.patch
-        channels, height, width = streams[PIXELS].shape
+        channels = streams[PIXELS].shape[0]
         features = streams[FEATURES].shape[-1]
         self.depth, self.width = size.depth, size.width
         self.grid = patch_grid(streams[PIXELS], patch)
         self.context_start = size.context_start
-        if streams[FEATURES].grid != self.grid:
-            raise UserError(
-                f"The features' grid {streams[FEATURES].grid} is not the patches' grid {self.grid} (images of "
-                f"{height}x{width} in patches of {patch}): change --backbone.patch or choose other --features"
-            )
+        require_same_grid(streams, patch)
 
         self.conditioning = Conditioning(self.width, num_classes, config.context_tokens)
         self.feature_time = TimeEmbed(self.width) if config.time_embedding == "separate" else None

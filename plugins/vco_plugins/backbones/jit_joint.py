@@ -27,7 +27,7 @@ from vco_plugins.layers import (
     sincos_2d,
     unpatchify,
 )
-from vco_plugins.sizes import TransformerConfig, patch_grid
+from vco_plugins.sizes import TransformerConfig, patch_grid, require_same_grid
 
 CLASS_TOKEN = "class_token"
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
@@ -83,7 +83,7 @@ class JiTJoint(Backbone):
         self.config = config
         self.patch = config.patch
         self.grid = patch_grid(streams[PIXELS], self.patch)
-        _check_streams(config, streams, self.grid)
+        _check_streams(config, streams)
         size = config.resolved
         own_blocks = (2 if config.merged else 0) if config.own_blocks is None else config.own_blocks
         self.depth, self.width = size.depth + own_blocks, size.width
@@ -227,14 +227,10 @@ class ClassToken(nn.Module):
         return self.output(modulate(head.norm(x), *head.adaln(c)))
 
 
-def _check_streams(config: JiTJoint.Config, streams: Mapping[str, StreamSpec], grid: tuple[int, int]) -> None:
+def _check_streams(config: JiTJoint.Config, streams: Mapping[str, StreamSpec]) -> None:
     """Raises `UserError` if the streams do not suit the fusion or the patches."""
-    if FEATURES in streams and streams[FEATURES].grid != grid:
-        _, height, width = streams[PIXELS].shape
-        raise UserError(
-            f"The features' grid {streams[FEATURES].grid} is not the patches' grid {grid} (images of {height}x{width} "
-            f"in patches of {config.patch}): change --backbone.patch or choose other --features"
-        )
+    if FEATURES in streams:
+        require_same_grid(streams, config.patch)
     if FEATURES not in streams and (config.fusion != "token-concat" or CLASS_TOKEN not in streams):
         raise UserError(
             f"--backbone.fusion {config.fusion} joins pixels and features, but this run has only {', '.join(streams)}: "
