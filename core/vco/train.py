@@ -3,19 +3,13 @@
 Accelerate gives devices, DDP and autocast. The host waits for the device only where it logs, samples or saves.
 """
 
-import json
 import math
-import signal
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
@@ -25,48 +19,13 @@ from vco.checkpoint import Checkpoint
 from vco.data import Order, read, to_float
 from vco.ema import EMA
 from vco.errors import TrainingStoppedError, UserError
-from vco.files import write_atomic
 from vco.fitting import fit_adapter
+from vco.log import Log, keep_lines
 from vco.objective import Objective
 from vco.randomness import noise, seed_of
 from vco.run import Run
 from vco.sample import sample_grid
-
-
-class StopFlag:
-    """Notes SIGINT and SIGTERM, and lets all processes agree at which step to stop."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._former = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        self._pending: tuple[Any, Tensor] | None = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:  # asked twice: the user does not want to wait for the save
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal = number
-
-    def close(self) -> None:
-        """Signals do again what they did before."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def agreed(self) -> int:
-        """The signal that some process has got, the same answer in all processes; 0 if none.
-
-        The answers travel over the CPU while the next step is computed, so nobody waits for the device.
-        """
-        if self._group is None:
-            return self.signal
-        answer = 0
-        if self._pending is not None:
-            self._pending[0].wait()
-            answer = int(self._pending[1].item())
-        flag = torch.tensor(self.signal)
-        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
-        return answer
+from vco.stopping import StopFlag
 
 
 class Training:
@@ -78,6 +37,7 @@ class Training:
         self.seed = run.config.seed
         self.accelerator = accelerator
         self.folder = folder
+        self._metrics = folder / "metrics.jsonl"
         self.device = accelerator.device
         self.images = run.data.train()
         self.order = Order(
@@ -105,7 +65,8 @@ class Training:
         self.ema = EMA(self.objective, self.config.ema_decays)
         if newest is not None:
             self._restore(newest)
-        self._keep_metrics(self.step)
+        if accelerator.is_main_process:
+            keep_lines(self._metrics, self.step)
 
     # ------------------------------------------------------------------------------------------------------------ steps
 
@@ -132,7 +93,8 @@ class Training:
             timeout=self.config.timeout,
         )
         saved = self.step
-        log = _Log(self.accelerator, total, self.step, self.config.batch_size)
+        size = self.config.batch_size
+        log = Log(self.accelerator, self._metrics, total=total, start=self.step, batch_size=size)
         with closing(log), closing(StopFlag()) as stop:
             while not (stopping := stop.agreed()) and self.step < total:
                 log.add(self._one_step(model, reader))
@@ -204,16 +166,13 @@ class Training:
         """A copy of the model with the weights of the first EMA (of the last step, if the run keeps none)."""
         return self.objective.with_weights(self.ema.averages[0] if self.ema.averages else self.objective.state_dict())
 
-    def _log(self, log: "_Log") -> None:
+    def _log(self, log: Log) -> None:
         values = log.means()
         self._check(values)  # before anything is measured on what may be NaN
         values |= {name: float(value) for name, value in self.objective.metrics().items()}
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.speed()}
         self._check(values)
-        if self.accelerator.is_main_process:
-            log.show(self.step, values)
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **values}) + "\n")
+        log.write(self.step, values)
 
     def _check(self, values: Mapping[str, float]) -> None:
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
@@ -223,20 +182,6 @@ class Training:
                 f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Lower "
                 "--train.learning-rate (in another --output-dir, if there are checkpoints), or look at the loss named"
             )
-
-    def _keep_metrics(self, step: int) -> None:
-        """Drops log lines of steps that will be repeated, and a line cut short by a kill."""
-        path = self.folder / "metrics.jsonl"
-        if not self.accelerator.is_main_process or not path.exists():
-            return
-        kept: list[str] = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        write_atomic(path, "".join(kept))
 
     def sample(self) -> None:
         """Writes the sample grid of the present step."""
@@ -256,7 +201,7 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def _save(self, log: "_Log") -> None:
+    def _save(self, log: Log) -> None:
         finite = torch.stack([p.isfinite().all() for p in self.parameters.values()]).all()
         self._check({**log.means(), "the weights": 0.0 if finite else math.nan})
         if self.accelerator.is_main_process:
@@ -297,51 +242,3 @@ class Training:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = saved.step
-
-
-class _Log:
-    """Sums losses on the device, and shows progress."""
-
-    def __init__(self, accelerator: Accelerator, total: int, start: int, batch_size: int) -> None:
-        self.accelerator = accelerator
-        self.batch_size = batch_size
-        self.bar = tqdm(
-            total=total, initial=start, desc="training", unit="step", disable=not accelerator.is_main_process
-        )
-        self.sums: dict[str, Tensor] = {}
-        self.counts = Counter[str]()  # a loss with a schedule may have ended since
-        self.count = 0
-        self.since = time.perf_counter()
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Notes the losses of one step, without waiting for them."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts.update(losses.keys())
-        self.count += 1
-        self.bar.update(1)
-
-    def means(self) -> dict[str, float]:
-        """Mean losses since the last call, over all processes; waits for the device."""
-        if not self.count:
-            return {}
-        means = torch.stack([value / self.counts[name] for name, value in self.sums.items()])
-        values: Any = self.accelerator.reduce(means, reduction="mean")
-        return dict(zip(self.sums, values.tolist(), strict=True))
-
-    def speed(self) -> dict[str, float]:
-        """Images per second since the last call."""
-        now = time.perf_counter()
-        speed = self.count * self.batch_size / (now - self.since)
-        self.sums, self.counts, self.count, self.since = {}, Counter(), 0, now
-        return {"images_per_second": speed}
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Puts the losses and the speed into the progress bar."""
-        hidden = {"learning_rate", "images_per_second"}
-        shown = {name: f"{value:.3g}" for name, value in values.items() if "." not in name and name not in hidden}
-        self.bar.set_postfix({**shown, "img/s": f"{values['images_per_second']:.0f}"}, refresh=True)
-
-    def close(self) -> None:
-        """Ends the progress bar."""
-        self.bar.close()
