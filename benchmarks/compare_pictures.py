@@ -1,0 +1,58 @@
+"""The pictures of compare_digits.py: sample grids side by side, and curves of the pixels' training loss."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLUMNS = 5
+WINDOW = 2  # log lines of 25 steps each
+
+
+def draw_grids(folders: Mapping[str, Path], path: Path) -> None:
+    """Writes the last sample grid of each run, under the run's name.
+
+    Args:
+        folders: name -> run folder.
+        path: the PNG to write.
+    """
+    rows = -(-len(folders) // COLUMNS)
+    figure = Figure(figsize=(3.0 * COLUMNS, 1.5 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    cells = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    for cell in cells:
+        cell.set_axis_off()
+    for cell, (name, folder) in zip(cells, folders.items(), strict=False):
+        with Image.open(max((folder / "samples").glob("step-*.png"))) as image:
+            cell.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
+        cell.set_title(name, fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def draw_curves(folders: Mapping[str, Path], path: Path) -> None:
+    """Writes the training loss of the pixel stream of each run, in panels of six runs.
+
+    Args:
+        folders: name -> run folder.
+        path: the PNG to write.
+    """
+    names = list(folders)
+    groups = [names[i : i + 6] for i in range(0, len(names), 6)]
+    figure = Figure(figsize=(3.6 * len(groups), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    for panel, group in zip(panels, groups, strict=True):
+        for name in group:
+            lines = [json.loads(line) for line in (folders[name] / "metrics.jsonl").read_text().splitlines()]
+            loss = np.convolve([line["pixels"] for line in lines], np.ones(WINDOW) / WINDOW, mode="valid")
+            panel.plot([line["step"] for line in lines][WINDOW - 1 :], loss, linewidth=1.2, label=name)
+        panel.set_yscale("log")
+        panel.set_xlabel("step", fontsize=8)
+        panel.tick_params(labelsize=7, which="both")
+        panel.legend(fontsize=6.5)
+    panels[0].set_ylabel("loss of the pixels", fontsize=8)
+    figure.savefig(path, dpi=100)
