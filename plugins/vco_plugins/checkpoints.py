@@ -31,9 +31,7 @@ def read_json(path: Path, reader: Callable[[Any], Read]) -> Read:
     try:
         return reader(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} (from --features.weights) is not the {path.name} of an encoder that this source reads: {error!r}."
-        ) from error
+        raise UserError(f"{path} is not the {path.name} of an encoder that this source reads: {error!r}.") from error
 
 
 def read_config(
@@ -58,7 +56,7 @@ def read_config(
         kind = content["model_type"]
         if kind not in kinds:
             raise UserError(
-                f"{weights} (from --features.weights) holds a model of type {kind!r}; this source reads "
+                f"{weights} (from --.weights) holds a model of type {kind!r}; this source reads "
                 f"{' and '.join(kinds)} only."
             )
         sizes = {**(defaults or {}), **content.get("vision_config", content)}
@@ -75,7 +73,7 @@ def read_config(
 def unknown(weights: str, config_file: str, known: Collection[str]) -> UserError:
     """The error for weights that are neither here nor known by name."""
     return UserError(
-        f"{weights!r} (from --features.weights) is neither a folder with a file {config_file}, nor in the local "
+        f"{weights!r} (from --.weights) is neither a folder with a file {config_file}, nor in the local "
         f"Hugging Face cache, nor one of the known ids {', '.join(known)}; give one of these."
     )
 
@@ -103,10 +101,7 @@ def pretrained(name: str, folder: Path, **settings: Any) -> Any:
     finally:
         transformers.logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"The weights in {folder} (from --features.weights) lack {len(missing)} tensors, such as {missing[0]}; "
-            "get them anew."
-        )
+        raise UserError(f"The weights in {folder} lack {len(missing)} tensors, such as {missing[0]}; get them anew.")
     return network
 
 
@@ -118,9 +113,7 @@ def readable(folder: Path) -> Generator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(
-            f"The weights in {folder} (from --features.weights) cannot be loaded ({error}); get them anew."
-        ) from error
+        raise UserError(f"The weights in {folder} cannot be loaded ({error}); get them anew.") from error
 
 
 def cached(hub_id: str, name: str) -> Path | None:

@@ -100,11 +100,11 @@ class Encoder(FeatureSource):
         patch, depth = self.architecture.patch, self.architecture.depth
         if config.resolution % patch:
             raise UserError(
-                f"--features.resolution {config.resolution} is not a multiple of the patch size {patch} of "
+                f"--.resolution {config.resolution} is not a multiple of the patch size {patch} of "
                 f"{config.weights}; take {max(1, round(config.resolution / patch)) * patch}."
             )
         if config.layers and max(config.layers) > depth:
-            raise UserError(f"--features.layers asks for block {max(config.layers)}; {config.weights} has {depth}.")
+            raise UserError(f"--.layers asks for block {max(config.layers)}; {config.weights} has {depth}.")
         side = config.resolution // patch
         self.spec = StreamSpec(shape=(side * side, self.architecture.width), grid=(side, side))
         for name in Statistics._fields:
@@ -126,15 +126,15 @@ class Encoder(FeatureSource):
         folder, files = self.folder, f"{self.config_file} and {self.weight_files[0]}"
         if folder is not None and any((folder / name).is_file() for name in self.weight_files):
             return
-        where = f"{self.config.weights} (from --features.weights)"
+        where = f"{self.config.weights} (from --.weights)"
         if Path(self.config.weights).is_dir():
             wanted, hub_id = f"the folder {where} has no {self.weight_files[0]}", type(self.config)().weights
         else:
             wanted = f"{where} is no folder, and its {files} are not in the local Hugging Face cache"
             hub_id = self.hub_id
         raise UserError(
-            f"The weights of {self.name} are missing: {wanted}; run `hf download {hub_id} --local-dir FOLDER` where "
-            "there is network, then give --features.weights FOLDER."
+            f"the weights are missing: {wanted}; run `hf download {hub_id} --local-dir FOLDER` where there is network, "
+            "then give --.weights FOLDER."
         )
 
     def load(self) -> None:
@@ -209,8 +209,8 @@ class Encoder(FeatureSource):
         for layer, tokens in found.items():
             if tokens.shape != expected:
                 raise UserError(
-                    f"Block {layer} of {self.config.weights} (from --features.weights) yields {tuple(tokens.shape)}, "
-                    f"not {expected}: {self.name} cannot tell which patch is which; take a plain ViT."
+                    f"Block {layer} of {self.config.weights} yields {tuple(tokens.shape)}, not {expected}: {self.name} "
+                    "cannot tell which patch is which; take a plain ViT."
                 )
         return torch.stack([found[layer].to(self.mean.dtype) for layer in layers]).mean(0), pooled
 

@@ -1,5 +1,6 @@
 """Adapters: what they make of features, what they fit, and where gradients go."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +358,8 @@ def share(adapter: CoReDi, features: Features) -> tuple[Adapted, Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    """One of two processes, with half of the batch."""
+    """One of two processes, with half of the batch; what PyTorch is about to take away is an error."""
+    warnings.simplefilter("error", FutureWarning)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     adapter, half = coredi(), rows(draw(8), slice(rank * 4, rank * 4 + 4))
     adapted, loss = share(adapter, half[1])

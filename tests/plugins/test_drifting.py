@@ -154,11 +154,11 @@ def test_it_declares_that_it_needs_whole_groups() -> None:
     assert Drifting.couples_batch
 
 
-def part(rows: slice) -> tuple[Tensor, Tensor]:
+def part(rows: slice, alpha: float) -> tuple[Tensor, Tensor]:
     """Loss and gradient of some rows of a batch of two classes, one after the other."""
     predicted = images_of(8)[rows].requires_grad_()
     labels = torch.arange(2).repeat_interleave(4)[rows]
-    loss = make()(make_step(predicted, images_of(8, seed=1)[rows], labels))["drifting"]
+    loss = make(alpha=alpha)(make_step(predicted, images_of(8, seed=1)[rows], labels))["drifting"]
     loss.mean().backward()
     assert predicted.grad is not None
     return loss.detach(), predicted.grad
@@ -167,14 +167,16 @@ def part(rows: slice) -> tuple[Tensor, Tensor]:
 def work(rank: int, folder: str) -> None:
     """One of two processes, with half of the classes."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(part(slice(rank * 4, rank * 4 + 4)), f"{folder}/{rank}.pt")
+    for alpha in (1.0, 3.0):  # alone, the classes of this process; repelled by those of the other
+        torch.save(part(slice(rank * 4, rank * 4 + 4), alpha), f"{folder}/{rank}-{alpha}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_drift_as_one(tmp_path: Path) -> None:
     spawn(work, args=(str(tmp_path),), nprocs=2)
-    loss, gradient = part(slice(0, 8))
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    torch.testing.assert_close(torch.cat([half[0] for half in halves]), loss, rtol=1e-4, atol=1e-5)
-    # gradients of a mean over half the rows are twice those of a mean over all
-    torch.testing.assert_close(torch.cat([half[1] for half in halves]) / 2, gradient, rtol=1e-4, atol=1e-6)
+    for alpha in (1.0, 3.0):
+        loss, gradient = part(slice(0, 8), alpha)
+        halves = [torch.load(tmp_path / f"{rank}-{alpha}.pt") for rank in range(2)]
+        torch.testing.assert_close(torch.cat([half[0] for half in halves]), loss, rtol=1e-4, atol=1e-5)
+        # gradients of a mean over half the rows are twice those of a mean over all
+        torch.testing.assert_close(torch.cat([half[1] for half in halves]) / 2, gradient, rtol=1e-4, atol=1e-6)

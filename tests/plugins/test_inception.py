@@ -9,7 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+import vco_plugins
 from vco.api import UserError
+from vco.testing.case import examine, laws_of
+from vco.testing.law import NotApplicableError
+from vco.testing.subject import discover
 from vco_plugins.features.inception import Inception
 
 
@@ -97,6 +101,20 @@ def test_everything_is_frozen_and_no_gradient_is_promised(network: Inception) ->
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not any(module.training for module in network.train().modules())
     assert not network(some(1).requires_grad_()).pooled.requires_grad
+    assert not network.differentiable
+
+
+@pytest.mark.slow
+def test_it_keeps_the_contract_of_a_source_to_score_with(file: Path) -> None:
+    settings = {"features/inception": {"weights": str(file)}}
+    (subject,) = (found for found in discover(vco_plugins, settings) if found.id == "features/inception")
+    skipped: set[str] = set()
+    for law in laws_of(subject):
+        try:
+            examine(law, subject)
+        except NotApplicableError:
+            skipped.add(law.name)
+    assert skipped == {"tokens-are-row-major"}
 
 
 def test_a_converted_safetensors_file_gives_the_same(
@@ -107,7 +125,7 @@ def test_a_converted_safetensors_file_gives_the_same(
 
 
 def test_a_missing_file_is_named_with_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no file .*absent\.pth.*get\s+https://.*--evaluator\.weights"):
+    with pytest.raises(UserError, match=r"no file .*absent\.pth.*from --\.weights.*get https://.*--\.weights FILE"):
         source(tmp_path / "absent.pth").check()
 
 

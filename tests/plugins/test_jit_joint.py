@@ -203,6 +203,11 @@ def test_features_of_blocked_rows_see_the_pixels_unless_blocked_too(fusion: str,
     assert seen == ([False, True, False, True] if symmetric else [True] * 4)
 
 
+@fusions
+def test_it_names_the_fusions_that_can_block(fusion: str) -> None:
+    assert tiny(fusion=fusion).supports_blocking == (fusion in JiTJoint.blocking_option)
+
+
 @pytest.mark.parametrize("fusion", MERGED)
 def test_merged_streams_cannot_be_blocked_from_each_other(fusion: str) -> None:
     blocked = {(PIXELS, FEATURES): torch.tensor([True, False])}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
@@ -163,8 +164,8 @@ def test_class_token_can_come_with_the_patch_tokens() -> None:
     assert torch.equal(adapted.value[FEATURES], batch[1].tokens)
 
 
-def test_class_token_refuses_a_pooled_vector_of_another_width() -> None:
+def test_class_token_is_as_wide_as_the_pooled_vector() -> None:
     _, features = draw(5)
     narrow = Features(tokens=features.tokens, grid=(2, 2), pooled=features.pooled[:, :4])
-    with pytest.raises(UserError, match=r"\(6\).*4 channels"):
-        ClassToken(ClassToken.Config(), features=SPEC)(narrow)
+    adapter = ClassToken(ClassToken.Config(), features=attrs.evolve(SPEC, pooled=4))
+    assert adapter.specs()[CLASS_TOKEN].shape == adapter(narrow).value[CLASS_TOKEN].shape[1:] == (1, 4)

@@ -4,7 +4,7 @@ from typing import Final
 
 import attrs
 
-from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec, UserError
+from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec
 
 CLASS_TOKEN: Final = "class_token"
 
@@ -14,9 +14,6 @@ class ClassToken(Adapter):
 
     The stream "class_token" is [b, 1, e], as raw as the encoder gives it. With `tokens`, the raw patch tokens are
     denoised too.
-
-    Raises:
-        UserError: From `forward`, if the pooled vector is not as wide as the tokens (that of a ViT is).
 
     Source: Representation Entanglement for Generation (arXiv 2507.01467).
     """
@@ -35,15 +32,9 @@ class ClassToken(Adapter):
 
     def specs(self) -> dict[str, StreamSpec]:
         specs = {FEATURES: self.features} if self.config.tokens else {}
-        return {**specs, CLASS_TOKEN: StreamSpec(shape=(1, self.features.shape[-1]))}
+        return {**specs, CLASS_TOKEN: StreamSpec(shape=(1, self.features.pooled or self.features.shape[-1]))}
 
     def forward(self, features: Features) -> Adapted:
-        width = self.features.shape[-1]
-        if features.pooled.shape[-1] != width:
-            raise UserError(
-                f"adapter class-token needs features whose pooled vector is as wide as their tokens ({width}), but it "
-                f"has {features.pooled.shape[-1]} channels: choose other --features"
-            )
         streams = {FEATURES: features.tokens} if self.config.tokens else {}
         streams[CLASS_TOKEN] = features.pooled[:, None].to(features.tokens.dtype)
         return Adapted(value=streams, target=streams)

@@ -1,7 +1,7 @@
 """A feature space that is learned together with the diffusion model."""
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import attrs
 import torch
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from attrs.validators import ge, gt, optional
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec, UserError
 from vco_plugins.moments import EPS, Covariance, principal
@@ -190,5 +189,20 @@ def _off_diagonal(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 def _over_processes(local: Tensor) -> Tensor:
     """The sum over all processes, through which gradients flow back to each of them."""
     if distributed.is_available() and distributed.is_initialized():
-        return all_reduce(local)
+        return _Sum.apply(local)
     return local
+
+
+class _Sum(torch.autograd.Function):
+    """all_reduce with a gradient: PyTorch's own with one is deprecated, and what replaces it private."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # the loss of every process depends on this process's part
+        return _over_processes(gradients[0])

@@ -59,6 +59,7 @@ class JiTJoint(Backbone):
     streams: ClassVar[tuple[str, ...]] = (PIXELS,)
     optional_streams: ClassVar[tuple[str, ...]] = (FEATURES, CLASS_TOKEN)
     supports_blocking = True
+    blocking_option = "--backbone.fusion token-concat (or shared-qkv)"
 
     @attrs.frozen(kw_only=True)
     class Config(TransformerConfig):

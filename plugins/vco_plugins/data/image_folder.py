@@ -70,8 +70,7 @@ class ImageFolder(Data):
         """The first of these subfolders that exists."""
         if not self.root:
             raise UserError(
-                "The data set image-folder needs --data.root: a folder with train/ and val/ (or test/), each "
-                "holding one folder of images per class."
+                "it needs --data.root: a folder with train/ and val/ (or test/), each with a folder of images a class."
             )
         for name in names:
             if (Path(self.root) / name).is_dir():

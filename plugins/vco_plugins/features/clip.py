@@ -61,12 +61,12 @@ class CLIP(Encoder):
             }
             if foreign or not isinstance(vision["layers"], int):
                 raise UserError(
-                    f"{weights} (from --features.weights) has another vision tower than CLIP's own ViT; try "
-                    "--features timm or siglip with its weights."
+                    f"{weights} (from --.weights) has another vision tower than CLIP's own ViT; try "
+                    "the sources timm or siglip with its weights."
                 )
             if "hf_model_name" in text:
                 raise UserError(
-                    f"{weights} (from --features.weights) has a text tower ({text['hf_model_name']}) that open-clip "
+                    f"{weights} (from --.weights) has a text tower ({text['hf_model_name']}) that open-clip "
                     "would fetch from the network; take a CLIP with its own."
                 )
             return Architecture("clip", int(vision["patch_size"]), int(vision["width"]), vision["layers"])

@@ -24,7 +24,7 @@ class DigitsCNN(FeatureSource):
         if image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-cnn reads only images of shape (1, 8, 8), as --data digits has "
-                f"them, not {image_shape}; for other images use inception (to score) or dinov2."
+                f"them, not {image_shape}; for other images use inception (to score) or dinov2 (to align to)."
             )
         self.config = config
         self.spec = StreamSpec(shape=(GRID[0] * GRID[1], WIDTH), grid=GRID)

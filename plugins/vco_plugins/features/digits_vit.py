@@ -27,7 +27,7 @@ class DigitsViT(FeatureSource):
         if image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-vit reads only images of shape (1, 8, 8), as --data digits has "
-                f"them, not {image_shape}; for other images use --features dinov2."
+                f"them, not {image_shape}; for other images use dinov2 (to align to) or inception (to score)."
             )
         self.config = config
         self.spec = StreamSpec(shape=(GRID[0] * GRID[1], WIDTH), grid=GRID)

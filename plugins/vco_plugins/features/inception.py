@@ -3,6 +3,7 @@
 import io
 import pickle
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import torch
@@ -21,6 +22,8 @@ class Inception(FeatureSource):
 
     Source: Szegedy et al. 2016 (network); Heusel et al. 2017 (FID); torch-fidelity (`inception-v3-compat`).
     """
+
+    differentiable: ClassVar[bool] = False
 
     @attrs.frozen(kw_only=True)
     class Config(FeatureSource.Config):
@@ -41,11 +44,10 @@ class Inception(FeatureSource):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         if not self._path.is_file():
-            origin = "from the option weights" if self.weights else "torch-fidelity's cached download"
+            origin = "from --.weights" if self.weights else "torch-fidelity's cached download"
             raise UserError(
-                f"The weights of inception are missing: no file {self._path} ({origin}); get "
-                f"{URL_INCEPTION_V3} where there is network, then give the file as weights "
-                "(--evaluator.weights FILE)."
+                f"the weights are missing: no file {self._path} ({origin}); get {URL_INCEPTION_V3} where there is "
+                "network, then give --.weights FILE."
             )
 
     def load(self) -> None:

@@ -56,13 +56,13 @@ class TimmViT(Encoder):
             model, arguments = given.removeprefix("timm/").partition(".")[0], {}
         if not timm.is_model(model):
             raise UserError(
-                f"{given!r} (from --features.weights) is neither a folder of timm's hub format, nor in the local "
+                f"{given!r} (from --.weights) is neither a folder of timm's hub format, nor in the local "
                 "Hugging Face cache, nor a name in timm (timm.list_pretrained('vit*') lists some); give one of these."
             )
         with readable(folder or Path(given)), torch.device("meta"):  # sizes without memory
             network: Any = timm.create_model(model, **arguments)
         if not all(hasattr(network, part) for part in PARTS):
-            raise UserError(f"{model} (from --features.weights) is no plain ViT; take a vit_, eva, beit or deit model.")
+            raise UserError(f"{model} (from --.weights) is no plain ViT; take a vit_, eva, beit or deit model.")
         return Architecture(model, network.feature_info[-1]["reduction"], network.embed_dim, len(network.blocks))
 
     def build(self, folder: Path) -> Network:
