@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
+from environments import environment
 from safetensors import safe_open
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "example_plugin"
@@ -21,17 +20,6 @@ CHOSEN = [
     "--adapter", "centred", "--adapter.factor", "0.5", "--loss", "relation=0.5", "--loss.relation.margin", "0.05",
     "--loss.relation.block", "1",
 ]  # fmt: skip
-
-
-def environment(folder: Path) -> Path:
-    """The Python of a new environment that sees everything of this one and can be installed into."""
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    (site,) = folder.glob("lib/python*/site-packages")
-    parents = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    lines = [f"import site; site.addsitedir({parent!r})" for parent in sorted(parents)]
-    (site / "parent.pth").write_text("\n".join(lines) + "\n")
-    return python
 
 
 @pytest.mark.slow

@@ -22,16 +22,15 @@ hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 
 # kind (also the name of its hook, less the prefix) -> the contract in `vco.api` that its classes implement
-CONTRACTS: Final[dict[str, str]] = {
-    "backbones": "Backbone",
-    "features": "FeatureSource",
-    "adapters": "Adapter",
-    "losses": "Loss",
-    "guidance": "Guidance",
-    "processes": "Process",
-    "solvers": "Solver",
-    "data": "Data",
-}
+CONTRACTS: Final = {
+    "backbones": "Backbone", "features": "FeatureSource", "adapters": "Adapter", "losses": "Loss",
+    "guidance": "Guidance", "processes": "Process", "solvers": "Solver", "data": "Data",
+}  # fmt: skip
+SECTIONS: Final = {
+    "backbones": "backbone", "features": "features", "adapters": "adapter", "losses": "loss",
+    "guidance": "guidance", "processes": "process", "solvers": "solver", "data": "data",
+}  # fmt: skip
+"""Kind -> its section on the command line, as in --loss; also its word for `vco new`."""
 
 
 @hookspec

@@ -100,15 +100,23 @@ def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
             for name, target in offers[kind].items():
                 _check_names(caller.name, kind, name, target)
     if not offers:
-        raise UserError("it implements no hook of vco (are its functions marked with @hookimpl?)")
+        hint = "are its functions marked with @hookimpl?"
+        if getattr(module, "__file__", "") is None:  # a namespace package
+            hint = f"{module.__name__} here is a folder without __init__.py; is the package one level deeper?"
+        raise UserError(f"it implements no hook of vco ({hint})")
     return offers
 
 
-def _check_names(hook: str, kind: str, name: object, target: object) -> None:
+def misnamed(kind: str, name: object) -> str:
+    """Why nothing of this kind can have this name; empty if it can."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{hook} returned the name {name!r}, which is not kebab-case, as in 'my-name'")
-    if kind == "losses" and name == "none":
-        raise UserError(f"{hook} returned the name 'none', which stands for no loss at all")
+        return "is not kebab-case, as in 'my-name'"
+    return "stands for no loss at all" if kind == "losses" and name == "none" else ""
+
+
+def _check_names(hook: str, kind: str, name: object, target: object) -> None:
+    if reason := misnamed(kind, name):
+        raise UserError(f"{hook} returned the name {name!r}, which {reason}")
     form, shape = (_FILE, "package:path.yaml") if kind == PRESETS else (_CLASS, "module:Class")
     if not isinstance(target, str) or not form.fullmatch(target):
         raise UserError(f"{hook} returned {target!r} for {name!r}, which is not of the form {shape!r}")

@@ -13,10 +13,11 @@ from typing import Any, Final
 import attrs
 
 from vco.errors import UserError
-from vco.hooks import CONTRACTS
+from vco.hooks import CONTRACTS, SECTIONS
 
 PRESETS: Final = "presets"
-_NOUNS: Final = {"features": "feature source", "losses": "loss", "processes": "process", "data": "data set"}
+NOUNS: Final = SECTIONS | {"features": "feature source", "data": "data set", PRESETS: "preset"}
+"""Kind -> what one of it is called in a sentence."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -56,8 +57,7 @@ class Entry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may do anything at import, sys.exit included
-            noun = _NOUNS.get(self.kind, self.kind.removesuffix("s"))
-            where = f"{noun} {self.name!r} of {self.plugin} ({self.target})"
+            where = f"{NOUNS[self.kind]} {self.name!r} of {self.plugin} ({self.target})"
             raise UserError(f"{where} cannot be used: {one_line(error)}") from error
         return component
 
@@ -135,11 +135,10 @@ class Catalog:
         Raises:
             UserError: if nobody offers the name (with suggestions and broken plugins), or several plugins do.
         """
-        noun, names = _NOUNS.get(kind, kind.removesuffix("s")), self.names(kind)
+        names = self.names(kind)
         if name not in names:
-            message = (
-                f"no {noun} named {name!r}{did_you_mean(name, names) or ';'} available: {', '.join(names) or 'none'}"
-            )
+            near, offered = did_you_mean(name, names) or ";", ", ".join(names) or "none"
+            message = f"no {NOUNS[kind]} named {name!r}{near} available: {offered}"
             if former := self.recorded.get(f"{kind}/{name}"):
                 message += f"; this run had it from {former}, which is missing now"
             broken = ", ".join(plugin.label for plugin in self.plugins if plugin.broken)
@@ -147,5 +146,5 @@ class Catalog:
         first, *others = self.entries[kind][name]
         if others:
             plugins = " and ".join(entry.plugin for entry in (first, *others))
-            raise UserError(f"{noun} {name!r} is offered by {plugins}; uninstall all but one of them")
+            raise UserError(f"{NOUNS[kind]} {name!r} is offered by {plugins}; uninstall all but one of them")
         return first
