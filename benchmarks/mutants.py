@@ -30,7 +30,7 @@ from vco.testing.guidance import GuidanceCase
 from vco.testing.law import NotApplicableError
 from vco.testing.process import ProcessCase
 from vco.testing.solver import SolverCase, uniform
-from vco.testing.subject import Subject, discover
+from vco.testing.subject import Preset, Subject, discover
 from vco.testing.tensors import leaves
 
 PLUGIN: Final = "vco_plugins"
@@ -164,10 +164,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
-    used = users(discover(PLUGIN))
-    broken_before = {name for subject in discover(PLUGIN) for name in _all_broken(subject)}
+    used = users(_components())
+    broken_before = {name for subject in _components() for name in _all_broken(subject)}
     caught, missed, idle = Counter[str](), Counter[str](), 0
-    true_behaviour = {subject.id: behaviour(subject) for subject in discover(PLUGIN) if not _lacks_files(subject)}
+    true_behaviour = {subject.id: behaviour(subject) for subject in _components() if not _lacks_files(subject)}
     lines: list[str] = []
     for module in sorted(used):
         subjects = [subject for subject in used[module] if not _lacks_files(subject)]
@@ -202,6 +202,10 @@ def main() -> None:
     for way in sorted(caught.keys() | missed.keys()):
         print(f"| {way} | {caught[way]} | {missed[way]} |")
     print("\n| missed | way | at |\n|---|---|---|\n" + "\n".join(lines))
+
+
+def _components() -> list[Subject]:
+    return [subject for subject in discover(PLUGIN) if not isinstance(subject, Preset)]
 
 
 def _all_broken(subject: Subject) -> list[str]:

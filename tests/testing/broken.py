@@ -111,6 +111,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "loading-is-frozen-and-repeatable": Mistake("Eyes", "torch.Generator().manual_seed(3)", "torch.default_generator"),
     "images-matter": Mistake("Eyes", "self.dropout(", "0 * self.dropout("),
+    "flat-images-have-finite-gradients": Mistake("Eyes", "images.float(), 4)", "images.float() / images.std(), 4)"),
     "gradient-reaches-the-images": Mistake("Eyes", "images.float()", "images.detach().float()"),
     "refuses-what-it-would-crop": Mistake("Eyes", "if height % 4 or width % 4:", "if height < 4 or width < 4:"),
     "tokens-are-row-major": Mistake("Eyes", "Features(tokens=tokens,", "Features(tokens=tokens.flip(1),"),
@@ -132,6 +133,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
         "Lens", "features.tokens.float() - self.mean", "self.mean.expand(features.tokens.shape)"
     ),
     "fit-survives-large-means": Mistake("Lens", "features.tokens.double()", "features.tokens.bfloat16().double()"),
+    "fit-agrees-with-training": Mistake("Lens", "- self.mean).to", "- self.mean * self.training).to"),
     "fitted-state-round-trip": Mistake(
         "Lens", "torch.zeros(features.shape[1]))", "torch.zeros(features.shape[1]), persistent=False)"
     ),
@@ -146,14 +148,17 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "taps-are-matched-by-position": Mistake("Head", "tokens[:, tap.positions]", "tokens"),
     "order-of-samples-is-irrelevant": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)).cumsum(0)"),
-    "is-independent-of-the-split": Mistake("Mates", "same.sum(1, keepdim=True)", "len(same)"),
-    "couples-what-it-says": Mistake("Mates", "same @ pooled / same.sum(1, keepdim=True)", "pooled * 0"),
+    "is-independent-of-the-split": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)) * len(real)"),
+    "couples-what-it-says": Mistake("Near", "    @attrs", "    couples_batch = True\n\n    @attrs"),
     "is-computed-in-float32": Mistake(
         "Near", ".tokens.float(), step.real.tokens.detach().float()", ".tokens, step.real.tokens.detach()"
     ),
     "weight-is-not-applied-twice": Mistake("Near", '"near": (', '"near": self.config.weight * ('),
-    "perfect-prediction-is-best": Mistake("Near", "generated - real", "generated + real"),
+    "descent-does-not-lead-away": Mistake("Near", "generated - real", "generated + real"),
     # guidance
+    "guidance-of-sampling-leaves-training-alone": Mistake(
+        "Guide", "< self.config.drop", "< self.config.drop * self.config.scale"
+    ),
     "conditions-are-valid": Mistake("Guide", "needs_blocking = True", "needs_blocking = False"),
     "same-generator-same-condition": Mistake(
         "Guide", "torch.rand(len(labels), generator=generator)", "torch.rand(len(labels))"
@@ -179,6 +184,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "combining-keeps-rows-and-dtypes": Mistake("Guide", "(v - null[name])", "(v - null[name].mean(0))"),
     "sampling-stays-on-the-device": Mistake("Guide", "torch.ones_like(labels, dtype", "torch.ones(len(labels), dtype"),
     # processes
+    "path-options-leave-training-alone": Mistake(
+        "Clock", "torch.rand(batch, generator=generator)", "torch.rand(batch, generator=generator) ** self.config.power"
+    ),
     "times-are-in-range": Mistake("Clock", "t.sqrt()", "2 * t"),
     "same-generator-same-times": Mistake("Clock", "torch.rand(batch, generator=generator)", "torch.rand(batch)"),
     "every-sample-has-its-own-time": Mistake(
@@ -187,7 +195,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "path-runs-from-noise-to-data": Mistake("Clock", "linspace(0, 1,", "linspace(1, 0,"),
     "path-is-fixed": Mistake(
         "Clock",
-        "t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)\n        return {name: t.clone()",
+        "t = torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** self.config.power\n"
+        "        return {name: t.clone()",
         "t = self.__dict__.setdefault(steps, torch.linspace(0, 1, steps + 1, dtype=torch.float64))\n"
         "        return {name: t",
     ),

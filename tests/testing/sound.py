@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import torch
 from attrs.validators import ge
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from vco.api import (
     FEATURES,
@@ -198,7 +198,7 @@ class Head(Loss):
 
 
 class Mates(Loss):
-    """Distance of each image's features to the mean of its class."""
+    """Distance of each image's features to the mean of its class, in units of its mean over all processes."""
 
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
@@ -212,7 +212,11 @@ class Mates(Loss):
         with torch.autocast(pooled.device.type, enabled=False):
             mean = same @ pooled / same.sum(1, keepdim=True)
             distance = (pooled - mean).square().sum(1) + (pooled - step.real.pooled.detach().float()).square().sum(1)
-        return {"mates": distance}
+            scale = distance.detach().mean()
+            if distributed.is_initialized():
+                distributed.all_reduce(scale)
+                scale = scale / distributed.get_world_size()
+        return {"mates": distance / scale}
 
 
 class Guide(Guidance):
@@ -224,7 +228,7 @@ class Guide(Guidance):
     class Config(Guidance.Config):
         """What a user may set."""
 
-        scale: float = attrs.field(default=2.0, validator=ge(0.0))
+        scale: float = attrs.field(default=2.0, validator=ge(0.0), metadata={"sampling": True})
         """Guidance scale, at least 0."""
         low: float = attrs.field(default=0.1, validator=ge(0.0))
         """Guided above this time."""
@@ -272,7 +276,14 @@ class Guide(Guidance):
 class Clock(Process):
     """Uniform times, the features' ahead of the pixels'."""
 
-    def __init__(self, config: Process.Config, *, streams: tuple[str, ...]) -> None:
+    @attrs.frozen(kw_only=True)
+    class Config(Process.Config):
+        """What a user may set."""
+
+        power: float = attrs.field(default=1.0, validator=ge(0.1), metadata={"sampling": True})
+        """Power of the even sampling times; above 1 steps are finer near noise."""
+
+    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
         super().__init__()
         self.config, self.streams = config, streams
 
@@ -281,7 +292,7 @@ class Clock(Process):
         return {name: t if name == PIXELS else t.sqrt() for name in self.streams}
 
     def path(self, steps: int) -> Times:
-        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** self.config.power
         return {name: t.clone() if name == PIXELS else t.sqrt() for name in self.streams}
 
     def weight(self, times: Times) -> Times:
@@ -322,8 +333,8 @@ class Jitter(Solver):
             after: Streams = {}
             for name, x in state.items():
                 t, h = path[name][k].item(), (path[name][k + 1] - path[name][k]).item()
-                drift = x + h * slope[name].float()
-                if k < steps - 1:
+                drift = x + h * slope[name].float() if h else x
+                if h and k < steps - 1:
                     drift = drift + h * (t * slope[name].float() - x) + (2 * (1 - t) * h) ** 0.5 * fresh[name]
                 after[name] = drift
             state = after

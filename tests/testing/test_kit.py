@@ -1,25 +1,23 @@
 """Every law catches a mistake, and no law troubles a sound component."""
 
 import contextlib
-import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from broken import KINDS, MISTAKES
+from subjects import NUMBERS, law_named, subject, written
 
 from vco.cli import main_vco
-from vco.registry import Entry
 from vco.testing import contract_checks
 from vco.testing.case import examine, laws_of
 from vco.testing.kinds import ALL_LAWS
 from vco.testing.law import NotApplicableError, ViolationError
 from vco.testing.subject import Subject, discover
 
-NUMBERS = itertools.count()
 PLUGIN = """
 from vco import hookimpl
 
@@ -29,25 +27,8 @@ def vco_processes() -> dict[str, str]:
 """
 
 
-def subject(component: str, module: str = "sound", plugin: str = "vco.hooks") -> Subject:
-    entry = Entry(kind=KINDS[component], name=component.lower(), target=f"{module}:{component}", plugin="the tests")
-    return Subject(entry=entry, plugin=plugin)
-
-
-def law_named(name: str, of: Subject) -> Any:
-    return next(law for law in laws_of(of) if law.name == name)
-
-
-def written(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Writes a module and returns its name."""
-    name = f"broken_{next(NUMBERS)}"
-    (folder / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(folder)
-    return name
-
-
 def names(slow: bool) -> list[str]:
-    return sorted({law.name for law in ALL_LAWS if law.slow == slow} - {"listing-is-light"})
+    return sorted({law.name for law in ALL_LAWS if law.slow == slow} - {"listing-is-light", "preset-resolves"})
 
 
 def require_caught(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +50,42 @@ def test_a_sound_component_breaks_no_law(component: str) -> None:
 @pytest.mark.parametrize("name", names(slow=False))
 def test_the_law_catches_its_mistake(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_caught(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("pooled=tokens.mean(1)", "pooled=tokens.mean(1)[:, 1:]"),
+        ("12), grid=self.grid)", "12), grid=self.grid, pooled=11)"),
+    ],
+)
+def test_a_pooled_vector_of_another_width_than_specified_is_caught(
+    old: str, new: str, change: Callable[..., Subject]
+) -> None:
+    eyes = change("Eyes", old, new)
+    with pytest.raises(ViolationError, match=r"forward: pooled \(3, 1\d\) instead of \(b, e\)"):
+        examine(law_named("features-are-as-specified", eyes), eyes)
+
+
+@pytest.mark.parametrize("section", ["--features.", "--evaluator."])
+def test_a_feature_source_that_pretends_to_know_its_section_is_caught(
+    section: str, change: Callable[..., Subject]
+) -> None:
+    old = "    def load(self) -> None:\n"
+    new = "    def check(self) -> None:\n        raise UserError('no file here; get it there, then give --.file')\n\n"
+    new += f"{old}        self.check()\n"
+    eyes = change("Eyes", old, new)
+    examine(law_named("missing-weights-are-named", eyes), eyes)
+    eyes = change("Eyes", old, new.replace("--.", section))
+    with pytest.raises(ViolationError, match=f"cannot know that it was chosen with {section[:-1]}"):
+        examine(law_named("missing-weights-are-named", eyes), eyes)
+
+
+def test_adapters_are_tried_with_pooled_vectors_of_another_width(change: Callable[..., Subject]) -> None:
+    old = "features.tokens.float() - self.mean"
+    lens = change("Lens", old, f"{old} + features.pooled[:, None]")
+    with pytest.raises(ViolationError, match="size of tensor"):
+        examine(law_named("spec-equals-output", lens), lens)
 
 
 def check_slow_laws(folder: str) -> None:
@@ -110,6 +127,49 @@ def test_hooks_that_import_torch_are_caught() -> None:
     heavy = subject("Clock", plugin="vco.flow")
     with pytest.raises(ViolationError, match=r"vco\.flow imports torch"):
         examine(law_named("listing-is-light", heavy), heavy)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "there is no such file"),
+        ("train: {stpes: 5}\nbase: digits", r"train\.stpes: unknown option; did you mean 'train\.steps'\?"),
+        ("base: digit", "no preset named 'digit'; did you mean 'digits'"),
+        ("train: {steps: 5}", "preset mine chooses no data, backbone, "),
+    ],
+)
+def test_a_preset_that_does_not_resolve_is_caught(
+    text: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = written_preset(text, tmp_path, monkeypatch)
+    (law,) = laws_of(preset)
+    with pytest.raises(ViolationError, match=reason) as caught:
+        examine(law, preset)
+    assert "at batch" not in str(caught.value)  # it has no size
+
+
+def test_a_preset_on_top_of_a_built_in_one_resolves_and_is_checked_by_pytest_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = written_preset("base: digits\ntrain: {steps: 5}", tmp_path, monkeypatch)
+    assert main_vco(["check", preset.plugin]) == 0
+    assert "preset/mine\n  ok       preset-resolves" in capsys.readouterr().out
+    (case,) = contract_checks(preset.plugin).args[1]
+    assert case.id == "preset/mine/preset-resolves"
+    case.values[0]()
+
+
+def written_preset(text: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """The only subject of a plugin that offers the preset "mine" with this text, or without a file."""
+    source = "from vco import hookimpl\n@hookimpl\ndef vco_presets():\n    return {'mine': '%s:mine.yaml'}\n"
+    name = f"broken_{next(NUMBERS)}"
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(source % name)
+    if text is not None:
+        (folder / name / "mine.yaml").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    (found,) = discover(name)
+    return found
 
 
 def test_a_violation_names_settings_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

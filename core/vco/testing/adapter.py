@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from vco.api import Adapted, Adapter, Features, StreamSpec
-from vco.testing.case import TrainedCase
-from vco.testing.law import does_not_apply, law, require
+from vco.testing.case import StreamCase
+from vco.testing.law import law, require
 from vco.testing.tensors import cast, require_same
 
 SAMPLES = 60
 
 
 @attrs.frozen(kw_only=True)
-class AdapterCase(TrainedCase):
+class AdapterCase(StreamCase):
     """An adapter of random features whose channels have means and variances of their own."""
 
     kind = "adapters"
@@ -27,9 +27,10 @@ class AdapterCase(TrainedCase):
 
     @property
     def features_spec(self) -> StreamSpec:
-        """What the source in front of it would say."""
-        grid = (self.sizes.rows, self.sizes.columns)
-        return StreamSpec(shape=(grid[0] * grid[1], self.sizes.width), grid=grid)
+        """What the source in front of it would say; at some sizes its pooled vector is wider than its tokens."""
+        grid, width = (self.sizes.rows, self.sizes.columns), self.sizes.width
+        pooled = width + 1 if self.sizes.channels == 1 else None
+        return StreamSpec(shape=(grid[0] * grid[1], width), grid=grid, pooled=pooled)
 
     def features(self, batch: int, seed: int) -> Features:
         """Correlated tokens with means and variances of their own in every channel and at every position."""
@@ -38,7 +39,7 @@ class AdapterCase(TrainedCase):
         mixing = torch.randn(d, d, generator=fixed) * d**-0.5 + torch.diag(torch.linspace(3, 1, d))
         offset = 9 * torch.randn(d, generator=fixed) + 2 * torch.randn(n, d, generator=fixed)
         tokens = torch.randn(batch, n, d, generator=draws) @ mixing + offset
-        pooled = torch.randn(batch, d, generator=draws)
+        pooled = torch.randn(batch, self.features_spec.pooled or d, generator=draws)
         return Features(tokens=tokens, grid=self.features_spec.grid or (1, n), pooled=pooled)
 
     def inputs(self, component: Any, seed: int) -> dict[str, Tensor]:
@@ -55,18 +56,14 @@ class AdapterCase(TrainedCase):
         """The features in another dtype; an adapter's own losses are scalars of any."""
         return cast(inputs, dtype)
 
-    def rows_are_independent(self, component: Any) -> bool:
-        """In eval mode always."""
-        return True
-
-    def data(self, sizes: tuple[int, ...], order: int = 0) -> Iterator[tuple[Tensor, Features]]:
-        """The same samples in batches of these sizes, in another order; can be read once."""
+    def data(self, sizes: tuple[int, ...], order: int = 0, offset: float = 0.0) -> Iterator[tuple[Tensor, Features]]:
+        """The same samples in batches of these sizes, in another order, all tokens moved; can be read once."""
         features = self.features(sum(sizes), 31)
         shape = (sum(sizes), 3, self.sizes.rows * 2, self.sizes.columns * 2)
         images = torch.rand(shape, generator=self.generator(32)) * 1.6 - 0.9
         perm = torch.randperm(sum(sizes), generator=self.generator(33)) if order else torch.arange(sum(sizes))
         for rows in perm.split(list(sizes)):
-            part = Features(tokens=features.tokens[rows], grid=features.grid, pooled=features.pooled[rows])
+            part = Features(tokens=features.tokens[rows] + offset, grid=features.grid, pooled=features.pooled[rows])
             yield images[rows], part
 
 
@@ -101,8 +98,6 @@ def target_equals_value(case: AdapterCase) -> None:
 def target_carries_no_gradient(case: AdapterCase) -> None:
     """By default no gradient flows from the target into the adapter's own weights, which could make it trivial."""
     component = case.build().train()
-    if not list(component.parameters()):
-        does_not_apply("it learns nothing")
     adapted = case.run(component, case.inputs(component, 1))
     for name, x in adapted.target.items():
         require(not x.requires_grad, f"the target of {name} carries a gradient")
@@ -114,7 +109,7 @@ def gradients_reach_its_weights(case: AdapterCase) -> None:
     component = case.build().train()
     trained = {name: p for name, p in component.named_parameters() if p.requires_grad}
     if not trained:
-        does_not_apply("it learns nothing")
+        return
     adapted = case.run(component, case.inputs(component, 1))
     total = sum(adapted.losses.values(), torch.zeros(()))
     for x in adapted.value.values():

@@ -1,6 +1,6 @@
 """Laws for backbones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec
 from vco.errors import UserError
-from vco.testing.case import TrainedCase
+from vco.testing.case import StreamCase
 from vco.testing.law import law, require
 from vco.testing.tensors import cast, require_same
 
@@ -18,7 +18,7 @@ PATCHES = (2, 1, 4, 8, 16)
 
 
 @attrs.frozen(kw_only=True)
-class BackboneCase(TrainedCase):
+class BackboneCase(StreamCase):
     """A small network on streams that fit it."""
 
     kind = "backbones"
@@ -60,10 +60,30 @@ class BackboneCase(TrainedCase):
         """The streams that the network was constructed with."""
         return self.subject.notes[repr(self.config), self.sizes]
 
+    def edges(self) -> list[tuple[str, str]]:
+        """(query stream, key stream) that may be blocked; it may refuse some with a `UserError`."""
+        names = tuple(self.specs)
+        key = repr(self.config), names
+        if key not in self.subject.notes:
+            component = self.build()
+            pairs = [(q, k) for q in names for k in names if q != k] if component.supports_blocking else []
+            self.subject.notes[key] = [edge for edge in pairs if self._accepts(component, edge)]
+        return self.subject.notes[key]
+
+    def _accepts(self, component: Any, edge: tuple[str, str]) -> bool:
+        inputs = self._inputs(1, [edge])
+        try:
+            self.run(component, inputs)
+        except UserError:
+            return False
+        return True
+
     def inputs(self, component: Any, seed: int) -> dict[str, Any]:
         """Random noisy streams, times, labels (the null label among them) and blocked edges."""
+        return self._inputs(seed, self.edges())
+
+    def _inputs(self, seed: int, edges: Sequence[tuple[str, str]]) -> dict[str, Any]:
         draws, batch, specs = self.generator(seed), self.sizes.batch, self.specs
-        edges = [(q, k) for q in specs for k in specs if q != k] if component.supports_blocking else []
         return {
             "noisy": {name: torch.randn(batch, *spec.shape, generator=draws) for name, spec in specs.items()},
             "times": {name: torch.rand(batch, generator=draws) for name in specs},
@@ -203,6 +223,8 @@ def gradients_reach_everything(case: BackboneCase) -> None:
     """Every trainable parameter and every noisy stream gets a gradient, finite and not zero."""
     component = case.build().train()
     inputs = case.inputs(component, 1)
+    # what serves an edge alone rightly gets no gradient where that edge is blocked
+    inputs["blocked"] = {edge: torch.zeros_like(rows) for edge, rows in inputs["blocked"].items()}
     noisy = {name: x.requires_grad_() for name, x in inputs["noisy"].items()}
     with torch.random.fork_rng(devices=[]):
         clean = case.run(component, inputs).clean

@@ -1,5 +1,6 @@
 """The kit as a command: `vco check MODULE`."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,22 @@ from time import perf_counter
 from typing import Any
 
 from vco.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb with its options; returns and raises as `check` does."""
+    parser = argparse.ArgumentParser(
+        prog="vco check", description="Check that a plugin keeps its contracts, law by law."
+    )
+    parser.add_argument("plugin", metavar="MODULE", help="module with the hooks, or name of an entry point")
+    parser.add_argument("--only", default="", metavar="ID", help="only ids that begin so, as in loss/my-loss")
+    parser.add_argument("--slow", action="store_true", help="also laws that take seconds, such as torch.compile")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ID.OPTION=VALUE", help="test with this, as in data/mine.root=DIR"
+    )
+    parser.add_argument("--xfail", action="append", default=[], metavar="ID", help="a check that is broken on purpose")
+    args = parser.parse_args(argv)
+    return check(args.plugin, args.only, args.slow, args.set, args.xfail)
 
 
 def check(
@@ -62,10 +79,12 @@ def check(
             if verdict == "BROKEN":
                 print(f"           law: {law.claim}")
                 print("\n".join(f"           {line}" for line in reason.splitlines()), flush=True)
-    print(f"\n{len(subjects)} components, {sum(counts.values())} checks: {counts['ok']} ok, ", end="")
-    print(f"{counts['skipped']} skipped, {counts['xfail']} expected to be broken, {counts['BROKEN']} broken")
+    print(f"\n{len(subjects)} components and presets, {sum(counts.values())} checks: {counts['ok']} ok, ", end="")
+    print(
+        f"{counts['skipped']} skipped, {counts['xfail']} expected to be broken, {counts['BROKEN']} broken", flush=True
+    )
     if find_spec("hypothesis") is None:
-        print("only fixed sizes were tried; with `pip install hypothesis` it tries others too")
+        print("only fixed sizes were tried; with `pip install hypothesis` it tries others too", flush=True)
     return 1 if counts["BROKEN"] else 0
 
 

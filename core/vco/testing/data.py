@@ -10,10 +10,11 @@ import torch
 from vco.api import Data, ImageSet
 from vco.data import read
 from vco.errors import UserError
+from vco.settings import TrainConfig
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
 from vco.testing.sizes import Sizes
-from vco.testing.subject import Subject
+from vco.testing.subject import NOWHERE, Subject, elsewhere, text_options
 from vco.testing.tensors import no_ambient_draws
 
 LOOKED_AT = 64
@@ -66,15 +67,28 @@ def is_described_before_reading(case: DataCase) -> None:
     require(len(shape) == 3 and all(type(n) is int and n > 0 for n in shape), f"image_shape is {shape!r}")
 
 
-@law(DataCase, once=True)
+@law(DataCase, once=True, about=lambda data: data.check is not Data.check or bool(text_options(data)))
 def missing_files_are_named(case: DataCase) -> None:
-    """If files are missing, check() raises a `UserError` that says what and which option."""
+    """If files are missing, check() raises a `UserError` that says what and which option.
+
+    Where they are there, each option of text says in turn that they lie where nothing is.
+    """
+    others = elsewhere(case.subject.component, case.config).items()
+    missed = [_missed(case, config, f"--data.{name}") for name, config in others]
+    if not _missed(case, case.config, "") and not any(missed):
+        does_not_apply("its files are always there")
+
+
+def _missed(case: DataCase, config: Any, option: str) -> bool:
+    """Whether files are missing with this config; then it must say so."""
     try:
-        case.construct().check()
+        attrs.evolve(case, config=config).construct().check()
     except UserError as error:
-        require(len(str(error)) > 40, f"check() says only {str(error)!r}")
-        return
-    does_not_apply("its files are there")
+        said = str(error)
+        require(len(said) > 40, f"check() says only {said!r}")
+        require(option in said, f"{option} is {NOWHERE!r}, and check() does not name it: {said!r}")
+        return True
+    return False
 
 
 @law(DataCase, once=True)
@@ -185,5 +199,5 @@ def any_number_of_workers(case: DataCase) -> None:
     """Two reading processes give what one gives."""
     images = case.sets()["train"]
     batches = [[(i, epoch) for i in case.indices(images)[:6]] for epoch in (0, 1)]
-    one, two = (list(read(images, batches, augment=True, workers=workers)) for workers in (0, 2))
+    one, two = (list(read(images, batches, TrainConfig(workers=workers), 0)) for workers in (0, 2))
     require(all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "other images with two workers")

@@ -12,7 +12,7 @@ from vco.errors import UserError
 from vco.testing.case import ModuleCase
 from vco.testing.law import does_not_apply, law, require
 from vco.testing.sizes import Sizes
-from vco.testing.subject import Subject
+from vco.testing.subject import NOWHERE, Subject, elsewhere, text_options
 from vco.testing.tensors import no_ambient_draws, require_same
 
 SHAPES = ((3, 32, 32), (1, 8, 8), (3, 224, 224), (3, 256, 256), (1, 28, 28), (3, 64, 64))
@@ -74,7 +74,7 @@ def _load(subject: Subject, config: Any, shapes: Any) -> tuple[Any, tuple[int, i
         try:
             source.check()
         except UserError as error:
-            does_not_apply(f"weights missing: {error}")
+            does_not_apply(error.of("not tried", f"set {subject.id}"))
         source.load()
         return source.requires_grad_(False).eval(), shape
     assert refusal is not None
@@ -92,32 +92,58 @@ def spec_is_known_before_loading(case: FeatureCase) -> None:
     require(rows * columns == source.spec.shape[0], f"{source.spec.grid} is no grid of {source.spec.shape[0]} tokens")
 
 
-@law(FeatureCase, once=True)
+def _may_miss_weights(source: type[FeatureSource]) -> bool:
+    return source.check is not FeatureSource.check or bool(text_options(source))
+
+
+@law(FeatureCase, once=True, about=_may_miss_weights)
 def missing_weights_are_named(case: FeatureCase) -> None:
-    """If weights are missing, check() and load() raise a `UserError` that says what and how to get it."""
-    source = case.construct()
+    """If weights are missing, check() and load() raise a `UserError`: what, and how to get it, options as `--.weights`.
+
+    Where they are there, each option of text says in turn that they lie where nothing is.
+    """
+    others = elsewhere(case.subject.component, case.config).items()
+    missed = [_missed(case, config, f"--.{name}") for name, config in others]
+    if not _missed(case, case.config, "") and not any(missed):
+        does_not_apply("its weights are always there")
+
+
+def _missed(case: FeatureCase, config: Any, option: str) -> bool:
+    """Whether weights are missing with this config; then it must say so."""
+    source: FeatureSource | None = None
     try:
+        source = attrs.evolve(case, config=config).construct()
         source.check()
     except UserError as error:
-        require(len(str(error)) > 40, f"check() says only {str(error)!r}")
+        said = str(error)
+    else:
+        return False
+    require(len(said) > 40, f"check() says only {said!r}")
+    require(option in said, f"{option} is {NOWHERE!r}, and check() does not name it: {said!r}")
+    for section in ("features", "evaluator"):
+        known = f"--{section}." in said
+        require(not known, f"check() cannot know that it was chosen with --{section}: write `--.` and the option")
+    if source is not None:
         try:
             source.load()
         except UserError:
-            return
+            return True
         require(False, "check() says that weights are missing, load() works without them")
-    does_not_apply("its weights are there")
+    return True
 
 
 @law(FeatureCase)
 def features_are_as_specified(case: FeatureCase) -> None:
-    """Both views give tokens of the shape and grid of `spec`, and one pooled vector an image, in float32."""
+    """Both views give tokens of the shape and grid of `spec`, `forward` a pooled vector of its width, in float32."""
     source = case.build()
     for view, features in case.run(source, case.inputs(source, 1)).items():
         batch, shape = case.sizes.batch, source.spec.shape
         require(tuple(features.tokens.shape) == (batch, *shape), f"{view}: tokens {tuple(features.tokens.shape)}")
         require(tuple(features.grid) == tuple(source.spec.grid), f"{view}: grid {features.grid}")
         pooled = tuple(features.pooled.shape)
-        require(len(pooled) == 2 and pooled[0] == batch, f"{view}: pooled {pooled} instead of (b, e)")
+        width = source.spec.pooled or shape[1]
+        fits = len(pooled) == 2 and pooled[0] == batch and (view != "forward" or pooled[1] == width)
+        require(fits, f"{view}: pooled {pooled} instead of (b, e), with e = {width} in forward")
         for name, value in (("tokens", features.tokens), ("pooled", features.pooled)):
             require(value.dtype == torch.float32, f"{view}: {name} are {value.dtype}")
 
@@ -159,18 +185,36 @@ def images_matter(case: FeatureCase) -> None:
 
 @law(FeatureCase)
 def gradient_reaches_the_images(case: FeatureCase) -> None:
-    """Gradients of tokens and pooled vector, in both views, reach every image."""
+    """Gradients of tokens and pooled vector, in both views, reach every image, or none if not `differentiable`."""
     source = case.build()
     images = case.inputs(source, 1)["images"].requires_grad_()
     for view, features in case.run(source, {"images": images}).items():
         for name, value in (("tokens", features.tokens), ("pooled", features.pooled)):
+            if not source.differentiable:
+                require(not value.requires_grad, f"{view}: it is differentiable, which it denies: the {name} are")
+                continue
             require(value.requires_grad, f"{view}: no gradient comes back from the {name}")
             weights = torch.randn(value.shape, generator=case.generator(3))
             gradient = torch.autograd.grad((value * weights).sum(), images, retain_graph=True)[0]
             require((gradient.abs().flatten(1).amax(1) > 0).all(), f"{view}: no gradient of the {name} at an image")
 
 
-@law(FeatureCase, once=True)
+@law(FeatureCase, about=lambda source: source.differentiable)
+def flat_images_have_finite_gradients(case: FeatureCase) -> None:
+    """Images of one gray level, such as a network's first predictions, have finite features and gradients."""
+    source = case.build()
+    for level in (-1.0, 0.0, 1.0):
+        images = torch.full_like(case.inputs(source, 1)["images"], level).requires_grad_()
+        for view, features in case.run(source, {"images": images}).items():
+            for name, value in (("tokens", features.tokens), ("pooled", features.pooled)):
+                gradient = torch.autograd.grad(value.sum(), images, retain_graph=True)[0]
+                finite = value.isfinite().all() and gradient.isfinite().all()
+                require(
+                    finite, f"{view}: the {name} of images that are {level:g} everywhere, or their gradient, are NaN"
+                )
+
+
+@law(FeatureCase, once=True, about=lambda source: source.differentiable)
 def refuses_what_it_would_crop(case: FeatureCase) -> None:
     """Of every image size that it does not refuse it sees every pixel: nothing is cropped."""
     for shape in ODD_SHAPES:
@@ -181,8 +225,6 @@ def refuses_what_it_would_crop(case: FeatureCase) -> None:
         images = case.images(shape, 1).requires_grad_()
         for view in (source, source.perceive):
             features: Features = view(images)
-            if not features.tokens.requires_grad:
-                does_not_apply("it passes no gradient to the images")
             weights = torch.randn(features.tokens.shape, generator=case.generator(3))
             gradient = torch.autograd.grad((features.tokens * weights).sum(), images)[0].abs().amax((0, 1))
             unseen = int((gradient == 0).sum())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vco.api import FEATURES, PIXELS, Condition, Guidance, Streams, StreamSpec
+from vco.config import of_sampling
 from vco.errors import UserError
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
@@ -137,6 +138,21 @@ def same_generator_same_condition(case: GuidanceCase) -> None:
     with no_ambient_draws("condition"):
         again = guidance.condition(labels, case.generator(2))
     require_same(first, again, "two equal generators gave different conditions", 0.0)
+
+
+@law(GuidanceCase, about=lambda component: bool(of_sampling(component.Config)))
+def guidance_of_sampling_leaves_training_alone(case: GuidanceCase) -> None:
+    """An option marked as of sampling alone changes neither what training hides, nor `null`, weights or buffers."""
+    labels, noisy = case.labels(64), case.velocities({"any": Condition(labels=case.labels())}, 3)["any"]
+
+    def training(guidance: Guidance) -> list[Any]:
+        condition = guidance.condition(labels, case.generator(2))
+        nulls = {stream: guidance.null(stream, noisy[stream]) for stream in condition.nulled}
+        return [condition, nulls, dict(guidance.named_parameters()), dict(guidance.named_buffers())]
+
+    before = training(case.build())
+    for name, other in case.sampled_otherwise():
+        require_same(before, training(other), f"{name}, an option of sampling, changes training", 0.0)
 
 
 @law(GuidanceCase, once=True)

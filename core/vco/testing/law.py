@@ -12,7 +12,7 @@ class ViolationError(AssertionError):
 
 
 class NotApplicableError(Exception):
-    """A law says nothing about this component; the message is the reason."""
+    """A law says nothing about this case; the message is the reason."""
 
 
 def require(holds: Any, message: str) -> None:
@@ -22,7 +22,7 @@ def require(holds: Any, message: str) -> None:
 
 
 def does_not_apply(reason: str) -> NoReturn:
-    """Ends the law that is being checked: it says nothing about this component."""
+    """Ends the check of one case: the law says nothing about it."""
     raise NotApplicableError(reason)
 
 
@@ -42,6 +42,8 @@ class Law:
     """Whether one case with the default settings says it all (no sizes enter)."""
     slow: bool = False
     """Whether it takes seconds, so that it runs only on demand."""
+    about: Callable[[Any], bool]
+    """Whether it says anything about a class of components; known without constructing one."""
 
 
 LAWS: list[Law] = []
@@ -49,14 +51,14 @@ LAWS: list[Law] = []
 
 
 def law(
-    case: type[Any], *, once: bool = False, slow: bool = False
+    case: type[Any], *, once: bool = False, slow: bool = False, about: Callable[[Any], bool] = lambda component: True
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
     """Registers a function as a law; its name and the first paragraph of its docstring become the law's."""
 
     def register(check: Callable[[Any], None]) -> Callable[[Any], None]:
         claim = " ".join((inspect.getdoc(check) or "").partition("\n\n")[0].split())
         name = check.__name__.replace("_", "-")
-        LAWS.append(Law(name=name, claim=claim, case=case, check=check, once=once, slow=slow))
+        LAWS.append(Law(name=name, claim=claim, case=case, check=check, once=once, slow=slow, about=about))
         return check
 
     return register

@@ -1,9 +1,12 @@
 """Laws for processes."""
 
+from typing import Any
+
 import attrs
 import torch
 
 from vco.api import FEATURES, PIXELS, Process, Times
+from vco.config import of_sampling
 from vco.errors import UserError
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
@@ -57,6 +60,19 @@ def same_generator_same_times(case: ProcessCase) -> None:
     require_same(first, again, "two equal generators gave different times", 0.0)
     other = case.sample(process, 64, key=2)
     require(any(not torch.equal(first[name], other[name]) for name in first), "two generators gave the same times")
+
+
+@law(ProcessCase, about=lambda component: bool(of_sampling(component.Config)))
+def path_options_leave_training_alone(case: ProcessCase) -> None:
+    """An option marked as of sampling alone changes neither training times, nor their weights, nor its own state."""
+
+    def training(process: Process) -> list[Any]:
+        times = case.sample(process, 64)
+        return [times, process.weight(times), dict(process.named_parameters()), dict(process.named_buffers())]
+
+    before = training(case.build())
+    for name, other in case.sampled_otherwise():
+        require_same(before, training(other), f"{name}, an option of sampling, changes training", 0.0)
 
 
 @law(ProcessCase)

@@ -1,53 +1,87 @@
-"""The law about several training processes."""
+"""Laws about several training processes; in the quick one threads stand in for them."""
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import start_processes
 
-from vco.testing.case import ModuleCase, TrainedCase
+from vco.api import Loss
+from vco.testing.case import TrainedCase
 from vco.testing.law import does_not_apply, law
 from vco.testing.tensors import leaves, require_same, rows_of
+from vco.testing.threads import as_processes
+
+DECIDED: Final = "split between real processes"
+"""The note that real processes have said what threads could not."""
 
 
-@law(TrainedCase, once=True, slow=True)
+def _couples(component: Any) -> bool:
+    return getattr(component, "couples_batch", False)
+
+
+@law(TrainedCase, about=lambda component: issubclass(component, Loss) or _couples(component))
+def is_independent_of_the_split(case: TrainedCase) -> None:
+    """A sample has the same value however processes share the batch; scalars are the mean of shares.
+
+    Shares are single samples, or whole class groups where the loss couples them. Threads stand in for processes. Where
+    they give something else, real ones decide, once: threads do not hear of every way to sum over processes.
+    """
+    count = len(case.shares())
+    if count < 2 or DECIDED in case.subject.notes:
+        does_not_apply("its samples cannot be shared at this size, or real processes have decided")
+    whole = _outputs(case, None)()
+    try:
+        require_same(whole, _joined(as_processes([_outputs(case, rank) for rank in range(count)])), f"{count} shares")
+    except Exception:
+        if not _couples(case.subject.component):
+            raise
+        _require_same_in_processes(case)
+        case.subject.notes[DECIDED] = True
+
+
+@law(TrainedCase, once=True, slow=True, about=_couples)
 def two_processes_give_what_one_gives(case: TrainedCase) -> None:
     """If it couples the batch, two processes with half of it each get what one gets with all of it.
 
     Each holds whole class groups.
     """
-    component = case.build().train()
-    if not getattr(component, "couples_batch", False):
-        does_not_apply("it does not couple the batch")
-    inputs = case.inputs(component, 1)
+    _require_same_in_processes(case)
+
+
+def _outputs(case: TrainedCase, rank: int | None) -> Callable[[], dict[str, Tensor]]:
+    """What gives the outputs for a process's share of the batch, or for all shares."""
+    component = case.build().train(_couples(case.subject.component))
+    inputs, shares = case.inputs(component, 1), case.shares()
     batch = len(next(iter(leaves(inputs).values())))
-    half = batch // 2
-    whole = leaves(case.run(component, rows_of(inputs, torch.arange(2 * half), batch)))
+    share = rows_of(inputs, torch.cat(shares) if rank is None else shares[rank], batch)
+    return lambda: {name: tensor.detach() for name, tensor in leaves(case.run(component, share)).items()}
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The outputs of all shares as one: rows in a row, scalars averaged."""
+    tensors = {name: [part[name] for part in parts] for name in parts[0]}
+    return {name: torch.cat(found) if found[0].ndim else torch.stack(found).mean() for name, found in tensors.items()}
+
+
+def _require_same_in_processes(case: TrainedCase) -> None:
+    count = len(case.shares())
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_share, args=(case, half, folder), nprocs=2, start_method="spawn")
-        shares: list[dict[str, Tensor]] = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-    joined: dict[str, Tensor] = {}
-    for name, tensor in whole.items():
-        parts = [share[name] for share in shares]
-        joined[name] = torch.cat(parts) if tensor.ndim else torch.stack(parts).mean()
-    require_same(whole, joined, "with two processes", 1e-4)
+        start_processes(_process, args=(case, count, folder), nprocs=count, start_method="spawn")
+        parts: list[dict[str, Tensor]] = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(count)]
+    require_same(_outputs(case, None)(), _joined(parts), f"with {count} processes", 1e-4)
 
 
-def _share(rank: int, case: ModuleCase, half: int, folder: str) -> None:
-    """One of the two processes."""
+def _process(rank: int, case: TrainedCase, count: int, folder: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
     try:
-        component = case.build().train()
-        inputs = case.inputs(component, 1)
-        batch = len(next(iter(leaves(inputs).values())))
-        rows = torch.arange(rank * half, (rank + 1) * half)
-        outputs = leaves(case.run(component, rows_of(inputs, rows, batch)))
-        torch.save({name: tensor.detach() for name, tensor in outputs.items()}, Path(folder) / f"{rank}.pt")
+        torch.save(_outputs(case, rank)(), Path(folder) / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()

@@ -187,8 +187,6 @@ def asks_along_the_path(case: SolverCase) -> None:
 @law(SolverCase)
 def resting_streams_stay(case: SolverCase) -> None:
     """A stream whose time stands still is left as it is, to the bit, whatever its velocity."""
-    if case.is_stochastic():
-        does_not_apply("it adds noise")
     state = case.state()
     paths = {PIXELS: uniform(4)[PIXELS], FEATURES: torch.ones(5, dtype=torch.float64)}
 
@@ -248,8 +246,6 @@ def rows_do_not_mix(case: SolverCase) -> None:
 @law(SolverCase)
 def each_noise_is_fresh(case: SolverCase) -> None:
     """A stochastic solver takes another noise for each step, and at most one each."""
-    if not case.is_stochastic():
-        does_not_apply("it adds no noise")
     state = case.state()
     noise = case.noise(state)
     case.build().integrate(lambda x, t: {name: -y for name, y in x.items()}, state, uniform(8), noise)

@@ -1,0 +1,102 @@
+"""What single laws say beyond the mistake that each must catch."""
+
+from collections.abc import Callable
+
+import pytest
+from subjects import law_named, subject
+
+from vco.testing.case import examine
+from vco.testing.law import ViolationError
+from vco.testing.subject import Subject
+
+Change = Callable[..., Subject]
+
+
+def check(law: str, of: Subject) -> None:
+    """Checks one law."""
+    examine(law_named(law, of), of)
+
+
+def test_a_fit_in_float32_is_caught(change: Change) -> None:
+    lens = change("Lens", "features.tokens.double().sum", "features.tokens.sum")
+    with pytest.raises(ViolationError, match="mean is near 3000"):
+        check("fit-ignores-order-and-batching", lens)
+
+
+TERM = '"near": (generated - real).square().mean((1, 2))'
+
+
+def test_a_loss_may_let_nearly_right_predictions_be(change: Change) -> None:
+    lenient = change("Near", TERM, '"near": ((generated - real).square().mean((1, 2)) - 0.05).relu()')
+    check("descent-does-not-lead-away", lenient)
+
+
+def test_a_backbone_that_refuses_every_edge_does_not_support_blocking(change: Change) -> None:
+    old = "        c = self.label("
+    net = change("Net", old, f'        if condition.blocked:\n            raise UserError("no")\n{old}')
+    with pytest.raises(ViolationError, match="refuses to block any stream from another"):
+        check("blocked-streams-change-nothing", net)
+
+
+def test_a_backbone_may_refuse_some_edges(change: Change) -> None:
+    old = "        c = self.label("
+    net = change(
+        "Net", old, f'        if (FEATURES, PIXELS) in condition.blocked:\n            raise UserError("no")\n{old}'
+    )
+    for law in ("output-is-finite", "blocked-streams-change-nothing"):
+        check(law, net)
+
+
+FILES = '''
+    @attrs.frozen(kw_only=True)
+    class Config({kind}.Config):
+        """What a user may set."""
+
+        in_file: str = ""
+        """Where it lies."""
+
+    def check(self) -> None:
+        if self.config.in_file:
+            raise UserError(f"there is no file {{self.config.in_file}} (from {option}); get it from a friend")
+
+{head}        self.check()
+'''
+
+
+def with_file(change: Change, component: str, option: str) -> Subject:
+    """A component with an option that says where its file lies; by default it needs none."""
+    heads = {"Eyes": "    def load(self) -> None:\n", "Dots": "    def train(self) -> ImageSet:\n"}
+    kind, head = {"Eyes": "FeatureSource", "Dots": "Data"}[component], heads[component]
+    return change(component, f"\n{head}", FILES.format(kind=kind, option=option, head=head))
+
+
+@pytest.mark.parametrize(
+    ("component", "law", "option"),
+    [("Eyes", "missing-weights-are-named", "--.in-file"), ("Dots", "missing-files-are-named", "--data.in-file")],
+)
+def test_options_of_text_are_tried_as_places_where_nothing_is(
+    change: Change, component: str, law: str, option: str
+) -> None:
+    check(law, with_file(change, component, option))
+    with pytest.raises(ViolationError, match=f"{option} is '/no/such/place', and check.* does not name it"):
+        check(law, with_file(change, component, "an option"))
+
+
+def test_threads_stand_in_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vco.testing.processes._require_same_in_processes", None)  # nothing is left to decide
+    check("is-independent-of-the-split", subject("Mates"))
+
+
+FORWARD = "def forward(self, step: Step"
+NAMES = 'type("Names", (), {name: staticmethod(f) for name, f in vars(distributed).items() if callable(f)})'
+
+
+@pytest.mark.slow
+def test_real_processes_decide_about_functions_that_were_imported_by_name(change: Change) -> None:
+    check("is-independent-of-the-split", change("Mates", FORWARD, f"{FORWARD}, distributed: Any = {NAMES}"))
+
+
+@pytest.mark.slow
+def test_a_sum_over_processes_that_was_forgotten_is_caught(change: Change) -> None:
+    with pytest.raises(ViolationError, match="with 2 processes: mates differs by"):
+        check("is-independent-of-the-split", change("Mates", "distributed.all_reduce(scale)", "pass"))
