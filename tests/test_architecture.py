@@ -12,8 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "core" / "vco").glob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
-CORE_BUDGET = 2_450
-"""Lines of code of the core, without the contract kit: neither blank, nor comment, nor docstring."""
+CORE_BUDGET = 2_475
+"""Lines of code of the core, neither blank, nor comment, nor docstring.
+
+The contract kit and the starters of `vco new`, which no run imports, are not counted.
+"""
 
 
 def lines_of_code(source: str) -> int:

@@ -14,8 +14,7 @@ Conventions that hold everywhere:
 * Output follows input in dtype and device. Row i of an output depends only on row i of the inputs, unless the component
   says `couples_batch`. Inputs are not modified. Randomness comes only from the `torch.Generator` handed in.
 * Parameters and buffers of a component are trained, averaged (EMA) and saved. A `FeatureSource` is frozen and is not.
-
-Shapes in annotations: b batch, c channels, h w height and width, n tokens, d token width.
+* Shapes in annotations: b batch, c channels, h w height and width, n tokens, d token width.
 """
 
 from abc import ABC, abstractmethod
@@ -52,6 +51,8 @@ class StreamSpec:
     """Rows and columns of the tokens (n = rows * columns), None where there is no grid."""
     noise_scale: float = 1.0
     """Standard deviation of the noise at t = 0."""
+    pooled: int | None = None
+    """Of an encoder: width e of its pooled vector in `forward`; None where it is d."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,8 @@ class Condition:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""
-
-        def each(masks: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-            return {key: function(rows) for key, rows in masks.items()}
-
-        masks = {"blocked": each(self.blocked), "nulled": each(self.nulled), "supervised": each(self.supervised)}
+        names = ("blocked", "nulled", "supervised")
+        masks = {name: {key: function(rows) for key, rows in getattr(self, name).items()} for name in names}
         return replace(self, labels=function(self.labels), **masks)
 
     @staticmethod
@@ -98,11 +96,8 @@ class Condition:
             keys = {key: None for mask in masks for key in mask}
             return {key: torch.cat([m.get(key, none) for m, none in zip(masks, nowhere, strict=True)]) for key in keys}
 
-        return Condition(
-            labels=torch.cat([part.labels for part in parts]),
-            blocked=stack([part.blocked for part in parts]),
-            nulled=stack([part.nulled for part in parts]),
-        )
+        masks = {name: stack([getattr(part, name) for part in parts]) for name in ("blocked", "nulled")}
+        return Condition(labels=torch.cat([part.labels for part in parts]), **masks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +136,7 @@ class Component(ABC):
 
     @attrs.frozen(kw_only=True)
     class Config:
-        """What a user may set."""
+        """What a user may set; field metadata {"sampling": True} says: acts in sampling alone, free after training."""
 
     config: Any
 
@@ -166,6 +161,8 @@ class Backbone(Component, nn.Module):
     """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
     supports_blocking: bool = False
     """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
+    blocking_option: str = ""
+    """Where only its settings forbid that: options that would allow it, as in "--backbone.fusion token-concat"."""
 
     depth: int
     """Number of blocks; taps are 1..depth."""
@@ -180,16 +177,18 @@ class Backbone(Component, nn.Module):
 
 
 class FeatureSource(Component, nn.Module):
-    """A frozen encoder. Always in eval mode; gradients do reach the images.
+    """A frozen encoder. Always in eval mode.
 
     Constructed as `Class(config, image_shape=(c, h, w))`: cheap, sets `spec`, and refuses images that it would crop.
     """
 
+    differentiable: ClassVar[bool] = True
+    """Whether gradients reach the images; where not, it serves to score with, not to align to."""
     spec: StreamSpec
     """Shape (n, d) and grid of the tokens of `forward`."""
 
     def check(self) -> None:
-        """Raises `UserError` if the weights are missing, naming what was looked for and how to get it."""
+        """Raises `UserError` if weights are missing: what was looked for, how to get it, options as `--.weights`."""
 
     @abstractmethod
     def load(self) -> None:
@@ -260,14 +259,15 @@ class Step:
     @cached_property
     def real(self) -> Features:
         """The perceptual view of the clean images, without gradient."""
-        if type(self._encoder).perceive is FeatureSource.perceive:
-            return self.features
+        has_two_views = type(self._encoder).perceive is not FeatureSource.perceive
         with torch.no_grad():
-            return self._encoder.perceive(self.images)
+            return self._encoder.perceive(self.images) if has_two_views else self.features
 
     @cached_property
     def generated(self) -> Features:
         """The perceptual view of the predicted clean images; gradients reach the prediction through the encoder."""
+        if not self._encoder.differentiable:
+            raise UserError("a loss needs gradients through --features, which these do not pass: choose others")
         return self._encoder.perceive(self.denoised.clean[PIXELS])
 
     @property
@@ -291,7 +291,7 @@ class Loss(Component, nn.Module):
     grouped: ClassVar[bool] = False
     """Whether it needs batches made of whole class groups (--train.samples-per-class)."""
     couples_batch: ClassVar[bool] = False
-    """Whether a sample's loss depends on other samples. Groups are global: they are never split over processes."""
+    """Whether other samples matter to a sample's loss. Groups stay whole; beyond them it sums over processes itself."""
 
     @property
     def taps(self) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vco.errors import UserError
-from vco.files import fsync, write_atomic
+from vco.errors import TrainingStoppedError, UserError
+from vco.files import fsync
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -42,12 +42,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes `folder`/step-00001000 and then prunes to the `keep` newest checkpoints.
 
     Raises:
-        UserError: if it cannot be written (full disk, permissions); older checkpoints are untouched then.
+        TrainingStoppedError: if it cannot be written (full disk, folder removed); older ones are untouched then.
     """
     final = folder / f"step-{checkpoint.step:08d}"
     aside = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for stale in folder.glob(".*.tmp"):
             shutil.rmtree(stale)
         aside.mkdir()
@@ -58,10 +58,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
         (aside / STATE).write_text(json.dumps(state, indent=1))
         manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
-        for name in manifest:
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for name in (*manifest, MANIFEST, "."):
             fsync(aside / name)
-        write_atomic(aside / MANIFEST, json.dumps(manifest, indent=1))
-        fsync(aside)
         if final.exists():  # only a damaged one can be there: a whole one would have been resumed from
             shutil.rmtree(final)
         aside.rename(final)
@@ -69,9 +68,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         # later ones are damaged, like the one above, and must not push out a whole one
         for old in [path for path in _steps(folder) if _step(path) <= checkpoint.step][keep:]:
             shutil.rmtree(old)
-    except (OSError, SafetensorError, UserError) as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(f"cannot write checkpoint {final}: {error}; older checkpoints are untouched") from error
+        raise TrainingStoppedError(
+            f"training stopped: cannot write checkpoint {final}: {error}; older checkpoints are untouched: put that "
+            "right, then the same command goes on from the newest"
+        ) from error
     return final
 
 

@@ -5,11 +5,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from vco.errors import TrainingStoppedError, UserError
+from vco.errors import LoneError, TrainingStoppedError, UserError
 from vco.plugins import describe, load_catalog
 
 if TYPE_CHECKING:
@@ -17,36 +16,32 @@ if TYPE_CHECKING:
 
     from vco.resolve import Invocation
     from vco.run import Run
-    from vco.settings import RunConfig
-
-T = TypeVar("T")
 
 
 def main_vco(argv: Sequence[str] | None = None) -> int:
-    """The command `vco`."""
+    """The command `vco`, whose verbs have their options in modules of their own; exits as `main_run` does."""
     parser = argparse.ArgumentParser(prog="vco", description="Look at what vco offers; `vco-run` is the main job.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     plugins = verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
     plugins.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="a plugin to leave out")
-    check = verbs.add_parser("check", help="check that a plugin keeps the contracts of vco.api, law by law")
-    check.add_argument("plugin", metavar="MODULE", help="module with the hooks, or name of an entry point")
-    check.add_argument("--only", default="", metavar="ID", help="only ids that begin so, as in loss/my-loss")
-    check.add_argument("--slow", action="store_true", help="also laws that take seconds, such as torch.compile")
-    check.add_argument(
-        "--set", action="append", default=[], metavar="ID.OPTION=VALUE", help="test with this, as in data/mine.root=DIR"
-    )
-    check.add_argument("--xfail", action="append", default=[], metavar="ID", help="a check that is broken on purpose")
-    args = parser.parse_args(argv)
-    if args.verb == "check":
-        from vco.testing.command import check as run_check
-
-        try:
-            return run_check(args.plugin, args.only, args.slow, args.set, args.xfail)
-        except UserError as error:
-            print("\n".join(f"vco: {line}" for line in str(error).splitlines()), file=sys.stderr)
-            return error.status
-    print(describe(load_catalog(without=args.no_plugin)))
-    return 0
+    verbs.add_parser("check", help="check that a plugin keeps the contracts of vco.api, law by law", add_help=False)
+    verbs.add_parser("new", help="write a plugin package to begin with, which passes and runs at once", add_help=False)
+    args, rest = parser.parse_known_args(argv)
+    try:
+        if args.verb == "plugins":  # parsed again, as there is no other parser that would refuse the rest
+            print(describe(load_catalog(without=parser.parse_args(argv).no_plugin)), flush=True)
+            return 0
+        if args.verb == "check":
+            from vco.testing.command import main
+        else:
+            from vco.starter.command import main
+        return main(rest)
+    except UserError as error:
+        print("\n".join(f"vco: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return error.status
+    except BrokenPipeError:  # as in `vco plugins | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
@@ -54,32 +49,39 @@ def main_run(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print("\n".join(f"vco-run: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
-        return error.status
+        return _say(str(error), error.status, alone=isinstance(error, LoneError))
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, or a file of the run folder that is not what it should be
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"vco-run: {error}; put that right, then the same command goes on", file=sys.stderr, flush=True)
-        return TrainingStoppedError.status
+        return _say(f"{error}; put that right, then the same command goes on", TrainingStoppedError.status, alone=True)
     except KeyboardInterrupt:
-        print("vco-run: interrupted; the same command goes on from there", file=sys.stderr, flush=True)
-        return 130
+        return _say("interrupted; the same command goes on from there", 130)
+
+
+def _say(text: str, status: int, alone: bool = False) -> int:
+    """Says why a run ends: the first process of a machine for all of them, or one alone with its number."""
+    first = not os.environ.get("LOCAL_RANK", "0").strip("0").isdecimal()  # also where it is nonsense
+    if alone and "RANK" in os.environ:
+        text = f"process {os.environ['RANK']}: {text}"
+        print(file=sys.stderr)  # below the progress bar of another process
+    if alone or first:
+        print("\n".join(f"vco-run: {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
+    return status
 
 
 def _run(argv: Sequence[str]) -> int:
     from vco.resolve import left_out, resolve
+
+    invocation = resolve(argv, load_catalog(without=left_out(argv)))
+    from vco.launch import meet, processes, together
     from vco.run import assemble
 
-    catalog = load_catalog(without=left_out(argv))
-    invocation = resolve(argv, catalog)
-    config = invocation.config
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=processes)
+    config = invocation.config
+    plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=processes())
     missing = plan.missing()
     if invocation.dry_run:
         print(_description(invocation, plan, "nothing (dry run)"))
@@ -89,124 +91,85 @@ def _run(argv: Sequence[str]) -> int:
     if missing:
         raise UserError("\n".join(missing))
 
-    accelerator = _accelerator(config)
-    folder = Path(config.output_dir)
-    held = _on_main(accelerator, lambda: _claim(folder, invocation))
-    if accelerator.is_main_process:
-        print(_description(invocation, plan, str(accelerator.device)), flush=True)
+    accelerator, folder, held = meet(config), Path(config.output_dir), None
     try:
-        run = assemble(config, invocation.catalog, invocation.origin)
-        return _work(invocation, run, accelerator, folder)
+        with together():
+            held = _claim(folder, invocation) if accelerator.is_main_process else None
+        if accelerator.is_main_process:
+            print(_description(invocation, plan, str(accelerator.device)), flush=True)
+        return _work(invocation, accelerator, folder)
     finally:
         if held is not None:
             held.close()
         accelerator.end_training()
 
 
-def _work(invocation: "Invocation", run: "Run", accelerator: "Accelerator", folder: Path) -> int:
+def _work(invocation: "Invocation", accelerator: "Accelerator", folder: Path) -> int:
     from vco.evaluate import Evaluation, evaluated_step, write_score
+    from vco.launch import together
     from vco.report import write_report
+    from vco.run import assemble
     from vco.train import Training
     from vco.weak import load_weak
 
-    for source in run.sources.values():
-        source.load()
-        source.requires_grad_(False).eval()
-    load_weak(run, invocation.catalog, accelerator.device)
-    training = Training(run, accelerator, folder)
-    steps = run.config.train.steps
-    say: Callable[[str], None] = print if accelerator.is_main_process else lambda line: None
-    if 0 < training.step < steps:
-        say(f"resuming after step {training.step} of {steps}")
+    main, steps = accelerator.is_main_process, invocation.config.train.steps
+    say: Callable[[str], None] = print if main else lambda line: None
+    with together():
+        run = assemble(invocation.config, invocation.catalog, invocation.origin)
+        run.load()
+        load_weak(run, invocation.catalog, accelerator.device)
+        training = Training(run, accelerator, folder)
+        if training.step > steps:
+            raise UserError(
+                f"the run in {folder} is already at step {training.step}, and train.steps is {steps}; "
+                f"set --train.steps to {training.step} or more, or choose another --output-dir"
+            )
     if training.step < steps:
+        if training.step:
+            say(f"resuming after step {training.step} of {steps}")
+        if main:
+            _record(folder, invocation)
         if stopped := training.train():
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
             return 128 + stopped
-    elif evaluated_step(folder) == training.step and (folder / "report.html").exists() and not invocation.refresh:
-        say(f"this run is finished ({training.step} steps): see {folder / 'report.html'}")
+    elif evaluated_step(folder) == steps and (folder / "report.html").exists() and not invocation.refresh:
+        say(f"this run is finished ({steps} steps): see {folder / 'report.html'}")
         say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
         return 0
     score = Evaluation(run, accelerator).score(training.averaged())
-    if accelerator.is_main_process:
+    if main:
         if invocation.refresh:
             training.sample()
         (folder / "report.html").unlink(missing_ok=True)  # until there is one of this score
-        write_score(score, run, training.step, folder)
+        _record(folder, invocation)
+        write_score(score, run, steps, folder)
         write_report(folder, f"{folder.name}: {score.metric} {score.value:.3f}")
     say(
-        f"{score.metric} {score.value:.3f} of the EMA model after {training.step} steps (real images: "
+        f"{score.metric} {score.value:.3f} of the EMA model after {steps} steps (real images: "
         f"{score.real_value:.3f}) | {folder / 'report.html'} | go on: the same command with --train.steps {2 * steps}"
     )
     return 0
 
 
-def _accelerator(config: "RunConfig") -> "Accelerator":
-    """Device, processes and precision.
-
-    Raises:
-        UserError: if a launcher started several processes that do not see each other.
-    """
-    import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
-    cuda = torch.cuda.is_available()
-    bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = {"auto": "bf16" if bf16 else "no", "fp32": "no", "bf16": "bf16"}[config.mixed_precision]
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision=precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))],
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise UserError(
-            f"the launcher started {launched} processes but {accelerator.num_processes} see each other; "
-            "start them with torchrun, or set ACCELERATE_USE_CPU=true on machines without a GPU"
-        )
-    return accelerator
-
-
-def _on_main(accelerator: "Accelerator", action: Callable[[], T]) -> T | None:
-    """Runs an action in the main process; its `UserError` is raised in all of them, so that none waits for ever."""
-    from accelerate.utils import broadcast_object_list
-
-    result: T | None = None
-    failure: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            result = action()
-        except UserError as error:
-            failure = [str(error)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(failure)
-    if failure[0] is not None:
-        raise UserError(failure[0])
-    return result
-
-
-# Settings that may change when a run goes on: they do not change what the steps already done have computed.
+# Settings that may change when a run goes on, beside `of_sampling`: they change nothing that was computed before.
 _MAY_CHANGE = (
-    "output_dir", "sample.", "eval.", "evaluator.", "solver.",
-    "train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.sample_every",
-    "train.workers", "train.timeout",
+    "output_dir", "sample.", "eval.", "evaluator.", "solver.", "train.steps", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.log_every", "train.sample_every", "train.workers", "train.timeout",
 )  # fmt: skip
 
 
 def _claim(folder: Path, invocation: "Invocation") -> Any:
-    """Locks the run folder and writes config.yaml there; what failed before its first checkpoint binds nobody.
+    """Locks the run folder; what failed there before its first checkpoint binds nobody.
 
     Raises:
         UserError: if the folder cannot be written, is in use, or holds another run (the differences are shown).
     """
-    import yaml
+    from vco.config import of_sampling
+    from vco.files import lock
+    from vco.resolve import CHOICES, resolve, to_plain_run
 
-    from vco.files import lock, make_folder, write_atomic
-    from vco.resolve import RECORD, resolve, to_plain_run
-
-    make_folder(folder)
     held = lock(folder)
     path = folder / "config.yaml"
-    plain = to_plain_run(invocation.config)
     try:
         trained = any((folder / "checkpoints").glob("step-*"))
         if trained and not path.exists():
@@ -218,34 +181,42 @@ def _claim(folder: Path, invocation: "Invocation") -> Any:
             except UserError as error:
                 problem = f"{path} cannot be used; put it right or choose another --output-dir:"
                 raise UserError("\n".join([problem, *(f"  {line}" for line in str(error).splitlines())])) from error
-            now = _flat(plain)
+            now = _flat(to_plain_run(invocation.config))
+            parts = [(section, getattr(invocation.config, section)) for section in CHOICES if section != "loss"]
+            free = {f"{section}.{name}" for section, part in parts for name in of_sampling(type(part.config))}
             lines = [
                 f"  {key}: {before.get(key, '(not set)')} there, {now.get(key, '(not set)')} here"
-                for key in sorted(before.keys() | now.keys())
+                for key in sorted((before.keys() | now.keys()) - free)
                 if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
             ]
             if lines and trained:
                 problem = f"{folder} holds a run with other settings; choose another --output-dir:"
                 raise UserError("\n".join([problem, *lines]))
-        write_atomic(path, yaml.safe_dump(plain, sort_keys=False))
-        write_atomic(folder / RECORD, yaml.safe_dump(invocation.catalog.origins()))
     except UserError:
         held.close()
         raise
     return held
 
 
+def _record(folder: Path, invocation: "Invocation") -> None:
+    """Writes config.yaml, and what its names came from, once they are true of what the folder holds."""
+    import yaml
+
+    from vco.files import write_atomic
+    from vco.resolve import RECORD, to_plain_run
+
+    write_atomic(folder / "config.yaml", yaml.safe_dump(to_plain_run(invocation.config), sort_keys=False))
+    write_atomic(folder / RECORD, yaml.safe_dump(invocation.catalog.origins()))
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train": {"steps": 5}} -> {"train.steps": 5}; a list of components is flattened by their names."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        value = {item["name"]: {k: v for k, v in item.items() if k != "name"} | {"chosen": True} for item in value}
+    """{"train": {"steps": 5}} -> {"train.steps": 5}; losses are flattened by their names."""
+    if prefix == "loss":
+        value = {item["name"]: item for item in value}
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        path: leaf
-        for key, part in value.items()
-        for path, leaf in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
+    parts = [_flat(part, f"{prefix}.{key}".lstrip(".")) for key, part in value.items()]
+    return {path: leaf for part in parts for path, leaf in part.items()}
 
 
 def _description(invocation: "Invocation", run: "Run", device: str) -> str:

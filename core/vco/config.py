@@ -7,7 +7,6 @@ all mistakes are reported at once, each with its path and its source.
 import ast
 import inspect
 import json
-import math
 import textwrap
 import tomllib
 import types
@@ -98,10 +97,11 @@ def _number(kind: type[int] | type[float], value: Any) -> int | float:
         _refuse(kind, value)
     try:
         number = kind(value)
-        valid = math.isfinite(number) and (kind is float or abs(number) < 2**63)
     except (ValueError, OverflowError):
         _refuse(kind, value)
-    return number if valid else _refuse(kind, value)
+    if not abs(number) < 2**63:  # nor is NaN; and products of two of them stay within float32
+        raise ValueError(f"expected {form(kind)} of a size below 2**63, got {value!r:.60}")
+    return number
 
 
 def form(kind: Any) -> str:
@@ -137,6 +137,11 @@ def to_plain(value: Any) -> Any:
         return [to_plain(item) for item in value]
     assert value is None or isinstance(value, bool | int | float | str), f"not plain data: {value!r}"
     return value
+
+
+def of_sampling(cls: type[Any]) -> set[str]:
+    """The fields that say, with metadata={"sampling": True}, that they act in sampling alone."""
+    return {field.name for field in attrs.fields(cls) if field.metadata.get("sampling")}
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:

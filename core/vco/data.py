@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vco.api import ImageSet
-from vco.errors import UserError
-from vco.randomness import generator, seed_of
+from vco.errors import LoneError, UserError
+from vco.randomness import generator
+from vco.settings import TrainConfig
 
 
 class Order:
@@ -79,13 +80,11 @@ class _Reader(Dataset[Tensor]):
     """Reads image (index, epoch); its augmentation is a function of (seed, epoch, index)."""
 
     images: ImageSet
-    seed: int
-    augment: bool
+    seed: int | None
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         index, epoch = key
-        draws = generator(self.seed, "augment", epoch, index) if self.augment else None
-        return self.images.image(index, draws)
+        return self.images.image(index, None if self.seed is None else generator(self.seed, "augment", epoch, index))
 
 
 def _ignore_signals(worker: int) -> None:
@@ -104,34 +103,30 @@ def _end_readers() -> None:
 
 
 def read(
-    images: ImageSet,
-    batches: list[list[tuple[int, int]]] | Any,
-    *,
-    seed: int = 0,
-    augment: bool = False,
-    workers: int = 0,
-    timeout: int = 0,
+    images: ImageSet, batches: list[list[tuple[int, int]]] | Any, config: TrainConfig, seed: int | None = None
 ) -> Iterator[Tensor]:
-    """uint8 images [b, c, h, w] for each list of (index, epoch) in `batches`, in order."""
+    """uint8 images [b, c, h, w] for each list of (index, epoch) in `batches`, in order; augmented if there is a seed.
+
+    Raises:
+        LoneError: instead of the `UserError` of an image that cannot be read.
+    """
     loader: DataLoader[Tensor] = DataLoader(
-        _Reader(images, seed, augment),
+        _Reader(images, seed),
         batch_sampler=batches,
-        num_workers=workers,
-        timeout=timeout if workers else 0,
+        num_workers=config.workers,
+        timeout=config.timeout if config.workers else 0,
         worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
         # without a generator of its own, starting the loader would draw from the ambient one
-        generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
+        generator=torch.Generator(),
     )
     try:
         yield from loader
     except UserError as error:
-        if not workers:
-            raise
         # What a reader process raised arrives with that process's traceback, the sentence in its last line. Our own
         # traceback would keep the other readers.
-        sentence = str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ")
-        raise UserError(sentence) from error.with_traceback(None)
+        sentence = str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ") if config.workers else str(error)
+        raise LoneError(sentence) from error.with_traceback(None)
 
 
 def chunks(indices: list[int], size: int) -> list[list[tuple[int, int]]]:

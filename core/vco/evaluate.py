@@ -109,7 +109,7 @@ class Evaluation:
         chosen = torch.randperm(len(images), generator=generator(0, "evaluation"))[:count]
         mine: list[int] = chosen[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
         batches = chunks(mine, self.run.config.sample.batch_size)
-        reader = read(images, batches, workers=self.run.config.train.workers, timeout=self.run.config.train.timeout)
+        reader = read(images, batches, self.run.config.train)
         return self._moments(reader, len(mine), "real images")
 
     def _moments(self, batches: Iterable[UInt8[Tensor, "b c h w"]], count: int, title: str) -> Moments:

@@ -21,7 +21,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes a file aside, syncs it and renames it into place.
 
     Raises:
-        UserError: if the file cannot be written (permissions, full disk); the old file is then unchanged.
+        OSError: with its path, if it cannot be written (permissions, full disk); the old file is then unchanged.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,32 +32,17 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Creates a folder that can be written to.
-
-    Raises:
-        UserError: if it cannot be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the run folder {folder}: {error.strerror}; choose another one with --output-dir"
-        ) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def lock(folder: Path) -> IO[str]:
-    """Locks a run folder until the returned file is closed or the process ends, however it ends.
+    """Creates a run folder and locks it until the returned file is closed or the process ends, however it ends.
 
     Raises:
-        UserError: if another process holds the lock.
+        UserError: if it cannot be written to, or another process holds the lock.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(

@@ -17,7 +17,6 @@ from vco import __version__
 from vco.api import Features, ImageSet
 from vco.config import to_plain
 from vco.data import chunks, read, to_float
-from vco.errors import UserError
 from vco.files import write_atomic
 from vco.randomness import generator
 from vco.run import Run
@@ -62,7 +61,7 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
     batches = chunks(chosen, train.batch_size)
 
     def encoded() -> Iterator[tuple[Tensor, Features]]:
-        reader = read(images, batches, workers=train.workers, timeout=train.timeout)
+        reader = read(images, batches, train)
         for batch in tqdm(reader, "fitting the adapter", len(batches), disable=not main, leave=False):
             pixels = to_float(batch.to(device))
             yield pixels, source(pixels)
@@ -73,7 +72,7 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save(fitted))
-        except (OSError, UserError) as error:
+        except OSError as error:
             tqdm.write(f"the fit is not kept for other runs: {error}")
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,30 @@ from tqdm import tqdm
 from vco.files import write_atomic
 
 
+def read_lines(path: Path) -> dict[str, dict[str, float]]:
+    """The lines of a metrics.jsonl -> the step and what was logged there.
+
+    Left out are lines without a step, which a kill has cut short or somebody has edited, and what is no number.
+    """
+    lines: dict[str, dict[str, float]] = {}
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, AttributeError, RecursionError):
+            found: Any = json.loads(line).items()
+            values = {name: float(v) for name, v in found if isinstance(v, int | float) and abs(v) < 1e39}
+            lines |= {line: values} if "step" in values else {}
+    return lines
+
+
 def keep_lines(path: Path, step: int) -> None:
-    """Drops the lines of a metrics.jsonl whose steps will be repeated, and a line cut short by a kill.
+    """Drops the lines of a metrics.jsonl whose steps will be repeated.
 
     Args:
         path: the file; it need not exist.
         step: the last step whose line is kept.
     """
-    if not path.exists():
-        return
-    kept: list[str] = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_atomic(path, "".join(kept))
+    if path.exists():
+        kept = [line for line, values in read_lines(path).items() if values["step"] <= step]
+        write_atomic(path, "".join(f"{line}\n" for line in kept))
 
 
 class Log:

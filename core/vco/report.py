@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 from vco.files import write_atomic
+from vco.log import read_lines
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -22,7 +23,7 @@ pre { background: #f5f5f2; padding: 1rem; overflow-x: auto; font-size: .85rem }
 
 def write_report(folder: Path, title: str) -> Path:
     """Writes `folder`/report.html from the files of a run folder; what is not there yet is left out."""
-    records = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+    records = list(read_lines(folder / "metrics.jsonl").values())
     parts = [f"<h1>{html.escape(title)}</h1>", _score(folder), _samples(folder), _curves(records), _settings(folder)]
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -31,10 +32,6 @@ def write_report(folder: Path, title: str) -> Path:
     path = folder / "report.html"
     write_atomic(path, page)
     return path
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def _score(folder: Path) -> str:
@@ -71,14 +68,14 @@ def _inline(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _curves(records: list[dict[str, int | float]]) -> str:
+def _curves(records: list[dict[str, float]]) -> str:
     """One small plot per logged value."""
-    if not records:
+    names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
+    if not names:
         return ""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [name for name in records[-1] if name != "step"]
     columns = 3
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
@@ -88,7 +85,7 @@ def _curves(records: list[dict[str, int | float]]) -> str:
         steps = [record["step"] for record in records if name in record]
         values = [record[name] for record in records if name in record]
         axes.plot(steps, values, linewidth=1)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=9, parse_math=False)
         axes.tick_params(labelsize=7)
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
@@ -98,5 +95,5 @@ def _curves(records: list[dict[str, int | float]]) -> str:
 
 
 def _settings(folder: Path) -> str:
-    settings = "\n".join(_lines(folder / "config.yaml"))
-    return f"<h2>Settings</h2><pre>{html.escape(settings)}</pre>" if settings else ""
+    path = folder / "config.yaml"
+    return f"<h2>Settings</h2><pre>{html.escape(path.read_text())}</pre>" if path.exists() else ""

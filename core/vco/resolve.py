@@ -35,8 +35,8 @@ PARTS: Final[dict[str, type[Any]]] = {"train": TrainConfig, "sample": SampleConf
 SCALARS: Final = [field.name for field in attrs.fields(RunConfig) if field.name not in {**CHOICES, **PARTS}]
 DEFAULT_PRESET: Final = "digits"
 FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no value
-    "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none if a --config is given]"),
-    "config": ("FILE", "YAML, TOML or JSON on top of the preset, such as the config.yaml of a run folder"),
+    "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none with a --config]; of several the last wins"),
+    "config": ("FILE", "YAML, TOML or JSON on top of the preset, as a run's config.yaml; of several the last wins"),
     "plugin": ("MODULE", "plugin module that is not installed; may be repeated"),
     "no_plugin": ("NAME", "installed plugin (distribution, entry point or module) to leave out; may be repeated"),
     "dry_run": ("", "check everything, say what would be done, and stop"),
@@ -56,7 +56,7 @@ class Invocation:
     catalog: Catalog
     """All plugins, those named with --plugin among them."""
     preset: str
-    """Name of the preset, empty if a configuration file was used without one."""
+    """Names of the presets, joined by "+"; empty if a configuration file was used without one."""
     dry_run: bool
     refresh: bool
     origin: Mapping[str, str]
@@ -75,11 +75,12 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     named = (*flags["plugin"], *flags["no_plugin"])
     broken = [item for item in catalog.plugins if item.module in named and item.broken[:8] not in ("", "left out")]
     errors += [f"{plugin.label} cannot be used: {plugin.broken}" for plugin in broken]
-    preset = (flags["preset"] or ["" if flags["config"] else DEFAULT_PRESET])[-1]
-    layers: list[_Layer] = []
+    presets = flags["preset"] or ([] if flags["config"] else [DEFAULT_PRESET])
+    preset, layers = "+".join(presets), list[_Layer]()
     try:
-        layers += _from_preset(preset, catalog, errors) if preset else []
-        layers += [_from_plain(read_plain(Path(path)), path, errors) for path in flags["config"][-1:]]
+        for name in presets:
+            layers += _from_preset(name, catalog, errors)
+        layers += [_from_plain(read_plain(Path(path)), path, errors) for path in flags["config"]]
     except Exception as error:  # also whatever the package of a preset raises at import
         where = "" if isinstance(error, UserError) else f"preset {preset}: "
         raise UserError("\n".join([*errors, where + one_line(error)])) from error
@@ -91,12 +92,18 @@ def resolve(argv: Sequence[str], catalog: Catalog) -> Invocation:
     text = {key: str(item.value or "") for key, item in given.items()}
     parts = [preset or text.get("data"), text.get("backbone"), text.get("adapter"), "+".join(losses.value)]
     folder = text.get("output_dir") or "runs/" + "-".join(part for part in parts if part)
-    for path in (Path(folder), *(Path(path).parent for path in flags["config"][-1:])):
+    for path in (Path(folder), *(Path(path).parent for path in flags["config"])):
         with suppress(UserError):  # the record only words a message
             catalog = attrs.evolve(catalog, recorded={**catalog.recorded, **read_plain(path / RECORD)})
     wanted = {path: given.get(path) for path in CHOICES if path != "loss"}
     wanted |= {f"loss.{name}": Given(name, losses.source) for name in losses.value}
-    classes = {path: _load(path, name, catalog, errors) for path, name in wanted.items()}
+    classes = {path: _load(path, name, catalog, errors) if name else None for path, name in wanted.items()}
+    absent = [path for path, name in wanted.items() if name is None]
+    if absent and preset:
+        errors.append(f"preset {preset} chooses no {', '.join(absent)}; add `base: {DEFAULT_PRESET}` or another to it")
+    for path in absent if not preset else ():
+        offered = ", ".join(catalog.names(CHOICES[path][0]))
+        errors.append(f"{path}: nothing is chosen; use --{path} with one of {offered}, or start from a --preset")
     configs = PARTS | {path: component.Config for path, component in classes.items() if component}
     known = [f"{path}.{field.name}" for path, cls in configs.items() for field in attrs.fields(cls)]
     for key, item in given.items():
@@ -209,11 +216,13 @@ def _from_plain(plain: Mapping[str, Any], source: str, errors: list[str]) -> _La
 
 def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> None:
     """Adds "hybrid=10,perceptual", {name: hybrid, weight: 10}, or a list of these, to the losses of a layer."""
-    names: list[str] = list(layer["loss"].value) if "loss" in layer else []
+    names: list[str] = (list(layer["loss"].value) or ["none"]) if "loss" in layer else []
     for item in value if is_list(value) else [value]:
         settings: list[Mapping[Any, Any]] = []
-        if isinstance(item, str):
-            pairs = [part.partition("=") for part in item.split(",") if item != "none"]
+        pairs = [part.strip().partition("=") for part in item.split(",")] if isinstance(item, str) else []
+        if any(not name or (equals and not weight) for name, equals, weight in pairs):
+            errors.append(f"loss: {item!r:.60} lacks a name or a weight; write NAME or NAME=WEIGHT (from {source})")
+        elif pairs:
             settings = [{"name": name} | ({"weight": weight} if equals else {}) for name, equals, weight in pairs]
         elif is_mapping(item) and isinstance(item.get("name"), str):
             settings = [item]
@@ -225,11 +234,11 @@ def _put_losses(layer: _Layer, value: Any, source: str, errors: list[str]) -> No
                 errors.append(f"loss: {name!r} is chosen twice (from {source})")
                 continue
             names.append(name)
-            options = {
-                f"loss.{name}." + str(key).replace("-", "_"): item for key, item in setting.items() if key != "name"
-            }
-            layer.update({key: Given(item, source) for key, item in options.items()})
-    layer["loss"] = Given(tuple(names), source)
+            options = {str(key).replace("-", "_"): item for key, item in setting.items() if key != "name"}
+            layer.update({f"loss.{name}.{key}": Given(item, source) for key, item in options.items()})
+    if "none" in names and len(names) > 1:
+        errors.append(f"loss: 'none' means no loss at all, but {', '.join(names)} are chosen (from {source})")
+    layer["loss"] = Given(tuple(name for name in names if name != "none"), source)
 
 
 def _stack(given: _Layer, upper: _Layer, catalog: Catalog) -> None:
@@ -261,14 +270,9 @@ def _common(kind: str, former: Any, new: Any, catalog: Catalog) -> set[str]:
     return {name for cls in shared if attrs.has(cls) for name in vars(cls).get("__annotations__", {})}
 
 
-def _load(path: str, name: Given | None, catalog: Catalog, errors: list[str]) -> type[Any] | None:
-    kind = CHOICES[path.partition(".")[0]][0]
-    if name is None:
-        offered = ", ".join(catalog.names(kind))
-        errors.append(f"{path}: nothing is chosen; use --{path} with one of {offered}, or start from a --preset")
-        return None
+def _load(path: str, name: Given, catalog: Catalog, errors: list[str]) -> type[Any] | None:
     try:
-        return catalog.get(kind, str(name.value)).load()
+        return catalog.get(CHOICES[path.partition(".")[0]][0], str(name.value)).load()
     except UserError as error:
         errors.append(f"{path}: {error} (from {name.source})")
         return None

@@ -1,30 +1,21 @@
 """Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import nn
 
-from vco.api import (
-    FEATURES,
-    PIXELS,
-    Adapter,
-    Backbone,
-    Data,
-    FeatureSource,
-    Guidance,
-    Loss,
-    Process,
-    Solver,
-    StreamSpec,
-)
+from vco import api
+from vco.api import FEATURES, PIXELS
 from vco.errors import UserError
+from vco.hooks import CONTRACTS
 from vco.objective import Objective
-from vco.registry import Catalog
-from vco.settings import RunConfig
+from vco.registry import Catalog, one_line
+from vco.resolve import CHOICES
+from vco.settings import Choice, RunConfig
 
 
 @attrs.frozen(kw_only=True)
@@ -32,27 +23,39 @@ class Run:
     """The components of a run. Weights are initialised (or on the meta device); nothing has been read from disk."""
 
     config: RunConfig
-    data: Data
+    data: api.Data
     objective: Objective
-    solver: Solver
-    evaluator: FeatureSource
+    solver: api.Solver
+    evaluator: api.FeatureSource
 
     @property
-    def sources(self) -> dict[str, FeatureSource]:
+    def sources(self) -> dict[str, api.FeatureSource]:
         """The frozen networks this run needs, by the name of their section."""
         sources = {"evaluator": self.evaluator}
         if self.objective.source is not None:
             sources["features"] = self.objective.source
         return sources
 
+    def load(self) -> None:
+        """Loads the frozen encoders; raises `UserError` if one cannot be."""
+        for section, source in self.sources.items():
+            name = f"{section} {getattr(self.config, section).name}"
+            try:
+                source.load()
+            except UserError as error:
+                raise UserError(error.of(name, section)) from error
+            except Exception as error:  # files of any kind, read by code of anybody
+                raise UserError(f"{name} cannot be loaded: {one_line(error)}") from error
+            source.requires_grad_(False).eval()
+
     def missing(self) -> list[str]:
         """One sentence for every file that the run needs and cannot find."""
         problems: list[str] = []
-        for part in (self.data, *self.sources.values()):
+        for section, part in {"data": self.data, **self.sources}.items():
             try:
                 part.check()
             except UserError as error:
-                problems.append(str(error))
+                problems.append(error.of(self.config.named(section), section))
         weak = self.objective.guidance.weak_run
         if weak is not None and not (Path(weak) / "config.yaml").is_file():
             needs = f"guidance {self.config.guidance.name} needs the folder of a finished run of a weaker model"
@@ -81,33 +84,32 @@ def assemble(
     """
     fit = _Fit(config, catalog, origin or {})
     fit.check_batch(processes)
-    data: Data = config.data.component(config.data.config)
-    specs = {PIXELS: StreamSpec(shape=data.image_shape)}
-    evaluator: FeatureSource = fit.build("evaluator", image_shape=data.image_shape)
+    data: api.Data = fit.build("data")
+    specs = {PIXELS: api.StreamSpec(shape=data.image_shape)}
+    evaluator: api.FeatureSource = fit.build("evaluator", image_shape=data.image_shape)
     fit.check_groups(data)
 
     accepted = {*config.backbone.component.streams, *config.backbone.component.optional_streams}
     read_by_loss = any(choice.component.needs_features for choice in config.loss.values())
-    source: FeatureSource | None = None
-    adapter: Adapter
+    source: api.FeatureSource | None = None
+    adapter: api.Adapter
     with torch.device(device):
         torch.manual_seed(config.seed)
         if read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream:
             source = fit.build("features", image_shape=data.image_shape)
+        features = source.spec if source else None
         # an adapter that idles needs some input to be built for
-        adapter = fit.build("adapter", features=source.spec if source else StreamSpec(shape=(1, 1), grid=(1, 1)))
+        adapter = fit.build("adapter", features=features or api.StreamSpec(shape=(1, 1), grid=(1, 1)))
         offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
         fit.check_streams(accepted, set(offered))
         specs |= offered
-        guidance: Guidance = fit.build("guidance", streams=specs, num_classes=data.num_classes)
+        guidance: api.Guidance = fit.build("guidance", streams=specs, num_classes=data.num_classes)
         fit.raise_problems()
-        process: Process = fit.build("process", streams=tuple(specs))
-        backbone: Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
-        built: dict[str, Loss] = {
-            name: choice.component(
-                choice.config, width=backbone.width, features=source.spec if source else None, tap_grid=backbone.grid
-            )
-            for name, choice in config.loss.items()
+        process: api.Process = fit.build("process", streams=tuple(specs))
+        backbone: api.Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
+        built: dict[str, api.Loss] = {
+            name: fit.build(f"loss.{name}", width=backbone.width, tap_grid=backbone.grid, features=features)
+            for name in config.loss
         }
     fit.check_blocking(guidance, backbone)
     fit.check_taps(built, backbone.depth)
@@ -123,8 +125,13 @@ def assemble(
         specs=specs,
         stream_weights=config.train.stream_weights,
     )
-    solver: Solver = config.solver.component(config.solver.config)
+    solver: api.Solver = fit.build("solver")
     return Run(config=config, data=data, objective=objective, solver=solver, evaluator=evaluator)
+
+
+def is_reserved(loss: str, streams: Iterable[str]) -> bool:
+    """Whether a loss of this name would hide a stream, the total, or what all modules have, such as "train"."""
+    return loss in {"loss", *streams} or hasattr(torch.nn.ModuleDict, loss)
 
 
 class _Fit:
@@ -136,16 +143,28 @@ class _Fit:
         self.origin = origin
         self.problems: list[str] = []
 
-    def build(self, section: str, **facts: Any) -> Any:
-        choice = getattr(self.config, section)
+    def build(self, path: str, **facts: Any) -> Any:
+        """The component chosen under "backbone", or "loss.repa"; it has all that its contract annotates."""
+        section, _, loss = path.partition(".")
+        choice: Choice = self.config.loss[loss] if loss else getattr(self.config, section)
+        kind, name = CHOICES[section][0], self.name(path)
         try:
-            return choice.component(choice.config, **facts)
-        except UserError as error:
-            raise UserError("\n".join([*self.problems, f"{self.name(section)}: {error}"])) from error
+            component = choice.component(choice.config, **facts)
+            for attribute in get_annotations(vars(api)[CONTRACTS[kind]]):
+                getattr(component, attribute)
+        except Exception as error:
+            if isinstance(error, UserError):
+                problem = error.of(name, section)
+            else:
+                plugin = self.catalog.get(kind, choice.name).plugin
+                module = next(known.module for known in self.catalog.plugins if known.label == plugin)
+                problem = f"{name} of {plugin} cannot be built: {one_line(error)}; `vco check {module}` tells more"
+            raise UserError("\n".join([*self.problems, problem])) from error
+        return component
 
-    def name(self, section: str) -> str:
-        source = self.origin.get(section)
-        return f"{section} {getattr(self.config, section).name}" + (f" (from {source})" if source else "")
+    def name(self, path: str) -> str:
+        source = self.origin.get(path.partition(".")[0])
+        return self.config.named(path) + (f" (from {source})" if source else "")
 
     def others(self, kind: str, fits: Callable[[Any], bool]) -> str:
         """Names of the components of a kind whose classes fit."""
@@ -175,12 +194,13 @@ class _Fit:
                 f"which {self.name('adapter')} does not make"
             )
 
-    def check_blocking(self, guidance: Guidance, backbone: Backbone) -> None:
+    def check_blocking(self, guidance: api.Guidance, backbone: api.Backbone) -> None:
         if guidance.needs_blocking and not backbone.supports_blocking:
-            fitting = self.others("backbones", lambda b: b.supports_blocking)
+            fitting = self.others("backbones", lambda b: b.supports_blocking and not isinstance(backbone, b))
+            option = f"{backbone.blocking_option}, " if backbone.blocking_option else ""
             self.problems.append(
                 f"{self.name('guidance')} blocks attention between streams; {self.name('backbone')} as set cannot; "
-                f"choose --guidance cfg or a backbone that can ({fitting})"
+                f"choose {option}--guidance cfg or another backbone ({fitting})"
             )
 
     def check_batch(self, processes: int) -> None:
@@ -196,7 +216,7 @@ class _Fit:
                 f"{train.accumulation} accumulation steps; set --train.batch-size or --train.samples-per-class"
             )
 
-    def check_groups(self, data: Data) -> None:
+    def check_groups(self, data: api.Data) -> None:
         train = self.config.train
         for name, choice in self.config.loss.items():
             if choice.component.grouped and not train.samples_per_class:
@@ -210,19 +230,19 @@ class _Fit:
                 f"({data.num_classes}); raise --train.samples-per-class or lower --train.batch-size"
             )
 
-    def check_taps(self, losses: Mapping[str, Loss], depth: int) -> None:
+    def check_taps(self, losses: Mapping[str, api.Loss], depth: int) -> None:
         for name, loss in losses.items():
             if beyond := [tap for tap in loss.taps if not 1 <= tap <= depth]:
-                self.problems.append(
-                    f"loss {name} reads block {beyond[0]}, but {self.name('backbone')} has blocks 1 to {depth}"
-                )
+                hint = f"; set --loss.{name}.block" if hasattr(loss.config, "block") else ""
+                has = f"{self.name('backbone')} has blocks 1 to {depth}{hint}"
+                self.problems.append(f"loss {name} reads block {beyond[0]}, but {has}")
 
     def check_names(self, streams: set[str]) -> None:
         for name in self.config.train.stream_weights.keys() - streams - {FEATURES}:
             known = ", ".join(sorted(streams))
             self.problems.append(f"train.stream_weights names {name!r}, which is no stream of this run ({known})")
         for name in self.config.loss:
-            if name in {"loss", *streams} or hasattr(nn.ModuleDict, name):
+            if is_reserved(name, streams):
                 self.problems.append(f"a loss cannot be called {name!r}; its plugin has to register another name")
 
     def raise_problems(self) -> None:

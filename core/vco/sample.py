@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vco import flow
-from vco.api import PIXELS, Backbone, Condition, Guidance, Solver, Streams, Velocity
+from vco.api import PIXELS, Backbone, Condition, Guidance, Streams, Velocity
 from vco.data import to_uint8
 from vco.files import write_atomic
 from vco.objective import Objective, show
@@ -53,13 +53,10 @@ def _velocities(
 
 @torch.no_grad()
 def sample(
+    run: Run,
     objective: Objective,
-    solver: Solver,
     labels: Int[Tensor, " b"],
     indices: Sequence[int],
-    *,
-    seed: int,
-    steps: int,
     device: torch.device | str = "cpu",
 ) -> UInt8[Tensor, "b c h w"]:
     """Images for the given labels, uint8 on the CPU.
@@ -71,12 +68,12 @@ def sample(
     specs = objective.specs
 
     def fresh(*key: int | str) -> Streams:
-        drawn = noise(specs, indices, seed, *key)
+        drawn = noise(specs, indices, run.config.seed, *key)
         return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
 
     velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device), objective.weak)
-    path = objective.process.path(steps)
-    state = solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
+    path = objective.process.path(run.config.sample.steps)
+    state = run.solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
     return to_uint8(state[PIXELS]).cpu()
 
 
@@ -87,27 +84,15 @@ def sample_many(
     size = run.config.sample.batch_size
     for start in range(0, len(indices), size):
         batch = indices[start : start + size]
-        labels = torch.tensor(batch) % run.data.num_classes
-        yield sample(
-            objective, run.solver, labels, batch, seed=run.config.seed, steps=run.config.sample.steps, device=device
-        )
+        yield sample(run, objective, torch.tensor(batch) % run.data.num_classes, batch, device)
 
 
 def sample_grid(run: Run, objective: Objective, path: Path, device: torch.device | str = "cpu") -> None:
     """Writes a PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
     classes = run.data.num_classes
     columns = min(classes, 10)
-    rows = run.config.sample.grid_rows
-    labels = (torch.arange(columns) * classes // columns).repeat(rows)
-    images = sample(
-        objective,
-        run.solver,
-        labels,
-        range(len(labels)),
-        seed=run.config.seed,
-        steps=run.config.sample.steps,
-        device=device,
-    )
+    labels = (torch.arange(columns) * classes // columns).repeat(run.config.sample.grid_rows)
+    images = sample(run, objective, labels, range(len(labels)), device)
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, encode_png(images, columns))
 

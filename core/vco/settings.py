@@ -95,7 +95,8 @@ class RunConfig:
     seed: int = field(default=0, validator=ge(0))
     """Seed of everything random."""
     output_dir: str = field(default="", validator=instance_of(str))
-    """Run folder; by default runs/ and a name made of the chosen components. An existing run there is resumed."""
+    """Run folder; by default runs/ and, joined by hyphens, the names of preset (without one: data), backbone,
+    adapter and losses. An existing run there is resumed."""
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network: auto is bf16 where the device has it, else fp32. Weights are always float32."""
     train: TrainConfig = field(factory=TrainConfig)
@@ -110,3 +111,8 @@ class RunConfig:
     process: Choice
     solver: Choice
     evaluator: Choice
+
+    def named(self, path: str) -> str:
+        """A component as part of a sentence: "backbone jit" for "backbone", "loss repa" for "loss.repa"."""
+        section, _, name = path.partition(".")
+        return f"{section} {name or getattr(self, section).name}"

@@ -4,7 +4,7 @@ Accelerate gives devices, DDP and autocast. The host waits for the device only w
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vco.data import Order, read, to_float
 from vco.ema import EMA
 from vco.errors import TrainingStoppedError, UserError
 from vco.fitting import fit_adapter
+from vco.launch import together
 from vco.log import Log, keep_lines
 from vco.objective import Objective
 from vco.randomness import noise, seed_of
@@ -59,12 +60,14 @@ class Training:
             fused=self.device.type == "cuda",
         )
         self.step = 0
-        newest = checkpoint.load_newest(folder / "checkpoints", self._say)
+        say: Callable[[str], None] = tqdm.write if accelerator.is_main_process else lambda sentence: None
+        newest = checkpoint.load_newest(folder / "checkpoints", say)
         if newest is None:
             fit_adapter(run, self.images, self.device, main=accelerator.is_main_process)
         self.ema = EMA(self.objective, self.config.ema_decays)
         if newest is not None:
             self._restore(newest)
+        self.start = self.step
         if accelerator.is_main_process:
             keep_lines(self._metrics, self.step)
 
@@ -82,19 +85,11 @@ class Training:
         model: Any = self.accelerator.prepare(self.objective)
         model.train()
         total = self.config.steps
-        if self.step == 0:
+        if self.start == 0:
             self.sample()
-        reader = read(
-            self.images,
-            self._shares(),
-            seed=self.seed,
-            augment=True,
-            workers=self.config.workers,
-            timeout=self.config.timeout,
-        )
-        saved = self.step
-        size = self.config.batch_size
-        log = Log(self.accelerator, self._metrics, total=total, start=self.step, batch_size=size)
+        reader = read(self.images, self._shares(), self.config, self.seed)
+        saved = self.start
+        log = Log(self.accelerator, self._metrics, total=total, start=self.start, batch_size=self.config.batch_size)
         with closing(log), closing(StopFlag()) as stop:
             while not (stopping := stop.agreed()) and self.step < total:
                 log.add(self._one_step(model, reader))
@@ -139,10 +134,23 @@ class Training:
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
+        if self.step == self.start:
+            self._check_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         return sums
+
+    def _check_gradients(self) -> None:
+        """Data-parallel training waits for a gradient of every parameter, in every step."""
+        for part, component in self.objective.components.items():
+            for name, parameter in component.named_parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    who = self.run.config.named(part.replace("losses.", "loss."))
+                    raise TrainingStoppedError(
+                        f"training stopped: no gradient reaches the parameter {name} of {who}; its plugin has to give "
+                        "it one in every step, or requires_grad_(False)"
+                    )
 
     def _rows(self, part: int) -> slice:
         """This process's rows of the global batch in one accumulation step; class groups stay whole."""
@@ -191,34 +199,25 @@ class Training:
                     self.run, self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png", self.device
                 )
 
-    @property
-    def _quiet(self) -> bool:
-        return not self.accelerator.is_main_process
-
-    def _say(self, sentence: str) -> None:
-        if not self._quiet:
-            tqdm.write(sentence)
-
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def _save(self, log: Log) -> None:
         finite = torch.stack([p.isfinite().all() for p in self.parameters.values()]).all()
         self._check({**log.means(), "the weights": 0.0 if finite else math.nan})
-        if self.accelerator.is_main_process:
-            moments = self.optimizer.state_dict()["state"]
-            named = dict(enumerate(self.parameters))
-            tensors: dict[str, Mapping[str, Tensor]] = {
-                "model": self.objective.state_dict(),
-                "optimizer": {f"{named[i]}/{key}": v for i, state in moments.items() for key, v in state.items()},
-            }
-            tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
-            state = {"ema_decays": list(self.ema.decays), "seed": self.seed}
-            checkpoint.save(
-                self.folder / "checkpoints",
-                Checkpoint(step=self.step, tensors=tensors, state=state),
-                self.config.keep_checkpoints,
-            )
-        self.accelerator.wait_for_everyone()
+        with together():
+            if self.accelerator.is_main_process:
+                checkpoint.save(self.folder / "checkpoints", self._checkpoint(), self.config.keep_checkpoints)
+
+    def _checkpoint(self) -> Checkpoint:
+        moments = self.optimizer.state_dict()["state"]
+        named = dict(enumerate(self.parameters))
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "model": self.objective.state_dict(),
+            "optimizer": {f"{named[i]}/{key}": v for i, state in moments.items() for key, v in state.items()},
+        }
+        tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
+        state = {"ema_decays": list(self.ema.decays), "seed": self.seed}
+        return Checkpoint(step=self.step, tensors=tensors, state=state)
 
     def _restore(self, saved: Checkpoint) -> None:
         """All or nothing: a checkpoint of other components is refused before anything is changed."""

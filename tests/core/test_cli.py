@@ -113,7 +113,7 @@ def test_dry_runs_of_the_imagenet_presets_print_their_sizes_and_what_is_missing(
     assert main_run(["--preset", f"imagenet256-{size}16", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert f"{PARAMETERS[size]:,} parameters" in out
-    assert "still needed: The data set image-folder needs --data.root" in out
+    assert "still needed: data image-folder: it needs --data.root" in out
     assert not list(tmp_path.iterdir())
 
 
@@ -123,6 +123,10 @@ def test_dry_runs_of_the_imagenet_presets_print_their_sizes_and_what_is_missing(
 BAD = {
     "an unknown component": (["--backbone", "jit-dul"], ["jit-dul", "did you mean", "--backbone"]),
     "an unknown option": (["--train.step", "5"], ["train.step", "unknown option", "train.steps"]),
+    "a rate that float32 cannot hold": (
+        ["--train.learning-rate", "1e300"],
+        ["train.learning_rate", "expected float of a size below 2**63, got '1e300'"],
+    ),
     "an unknown section": (["--trian.steps", "5"], ["trian.steps", "unknown option", "train.steps"]),
     "an unknown preset": (["--preset", "digit"], ["digit", "digits"]),
     "a word that is no option": (["steps"], ["steps"]),
@@ -138,6 +142,10 @@ BAD = {
         ["--backbone", "jit", "--adapter", "coredi", "--guidance", "cfg"],
         ["coredi", "features stream", "jit", "jit-dual"],
     ),
+    "a fusion that cannot block": (
+        ["--backbone", "jit-joint", "--backbone.fusion", "direct-addition"],
+        ["structural", "--backbone.fusion token-concat", "--guidance cfg", "another backbone (jit-dual)"],
+    ),
     "a missing data folder": (
         ["--preset", "imagenet256-b16", "--data.root", "/nope"],
         ["/nope", "--data.root"],
@@ -148,6 +156,10 @@ BAD = {
     ),
     "a missing configuration": (["--config", "/nope.yaml"], ["/nope.yaml"]),
     "a plugin that is not there": (["--plugin", "no_such_plugin"], ["no_such_plugin"]),
+    "a block that is not there": (
+        ["--loss", "repa"],
+        ["loss repa reads block 4", "blocks 1 to 2", "set --loss.repa.block"],
+    ),
     "an accumulation that does not divide": (["--train.accumulation", "3"], ["accumulation", "3"]),
 }  # fmt: skip
 
@@ -199,6 +211,23 @@ def test_a_folder_of_another_run_is_refused_and_every_difference_shown(finished:
 def test_a_folder_of_another_component_is_refused(finished: Path, capsys: Capture) -> None:
     assert main_run(tiny.argv(finished, "--loss", "perceptual")) == 2
     assert any("loss.hybrid" in line and "(not set) here" in line for line in said(capsys))
+
+
+def test_what_acts_in_sampling_alone_may_change_after_training(tmp_path: Path, capsys: Capture) -> None:
+    moves = ("--train.learning-rate", "0.02", "--train.warmup-steps", "0", "--train.ema-decays", "0.1")
+    options = ("--train.steps", "2", "--process", "independent", "--sample.steps", "3")
+    argv = tiny.argv(tmp_path, *options, *moves)
+    assert main_run(argv) == 0
+    before = json.loads((tmp_path / "eval.json").read_text())
+    assert main_run([*argv, "--refresh", "--guidance.scale", "3", "--process.lead", "2"]) == 0
+    after = json.loads((tmp_path / "eval.json").read_text())
+    assert (before["guidance"]["scale"], after["guidance"]["scale"]) == (1.5, 3.0)
+    assert after["value"] != before["value"]
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (config["guidance"]["scale"], config["process"]["lead"]) == (3.0, 2.0)
+    said(capsys)
+    assert main_run([*argv, "--refresh", "--guidance.drop", "0.5", "--process.shift", "2"]) == 2
+    assert said(capsys)[1:] == ["  guidance.drop: 0.1 there, 0.5 here", "  process.shift: 0.5 there, 2.0 here"]
 
 
 def test_checkpoints_without_their_config_are_not_touched(tmp_path: Path, capsys: Capture) -> None:
@@ -314,7 +343,7 @@ def test_plugins_are_listed_within_half_a_second_and_without_torch() -> None:
 
 
 def test_settings_that_failed_before_the_first_checkpoint_bind_nobody(tmp_path: Path, capsys: Capture) -> None:
-    assert main_run(tiny.argv(tmp_path, "--train.learning-rate", "1e30")) == 1
+    assert main_run(tiny.argv(tmp_path, "--train.learning-rate", "1e15")) == 1
     assert "nothing was saved yet" in capsys.readouterr().err
     assert main_run(tiny.argv(tmp_path)) == 0
 

@@ -54,6 +54,7 @@ def test_values_become_exactly_the_annotated_type(kind: Any, value: Any, expecte
         (bool, 1), (bool, "maybe"), (bool, None),
         (int, 1.9), (int, 1.0), (int, "1.9"), (int, True), (int, None), (int, "9" * 5000), (int, 2**63),
         (float, "nan"), (float, math.inf), (float, "-inf"), (float, False), (float, "abc"), (float, 10**400),
+        (float, 2.0**63), (float, "-1e300"),
         (str, 3), (str, None), (str, "a\0b"), (str, "\udc80"), (str, ["a"]),
         (Literal["soft", "hard"], "sof"), (Literal["soft", "hard"], ["soft"]), (Literal[1, 2], True),
         (float | None, "nothing"), (float | None, True),
@@ -166,7 +167,7 @@ def test_docs_are_the_lines_under_the_fields_of_the_class_and_its_bases() -> Non
 
 
 def test_plain_data_survives_yaml() -> None:
-    config = Net.Config(gate=1e-5, stages=(1, 2), label="no", shares={"a": 1e16}, drop_rate=1e22)
+    config = Net.Config(gate=1e-5, stages=(1, 2), label="no", shares={"a": 1e16}, drop_rate=1e17)
     plain = yaml.safe_load(yaml.safe_dump(to_plain(config)))
     assert _build(plain) == (config, [])
 

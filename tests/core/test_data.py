@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vco.api import ImageSet, UserError
 from vco.data import Order, chunks, read, to_float, to_uint8
+from vco.settings import TrainConfig
 
 
 class Squares(ImageSet):
@@ -110,7 +111,7 @@ def test_more_groups_than_classes_with_images_are_refused() -> None:
 
 def test_readers_give_the_same_images_as_none() -> None:
     batches = [[(3, 0), (1, 0)], [(0, 1)], [(3, 1), (2, 7)]]
-    alone, helped = (list(read(Squares(), batches, augment=True, workers=workers)) for workers in (0, 2))
+    alone, helped = (list(read(Squares(), batches, TrainConfig(workers=workers), 0)) for workers in (0, 2))
     assert len(alone) == 3
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
 
@@ -118,7 +119,7 @@ def test_readers_give_the_same_images_as_none() -> None:
 def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
     def image(index: int, epoch: int, seed: int = 0, before: int = 0) -> list[int]:
         batch = [(9, 9)] * before + [(index, epoch)]
-        return next(read(Squares(), [batch], seed=seed, augment=True))[-1].flatten().tolist()
+        return next(read(Squares(), [batch], TrainConfig(), seed))[-1].flatten().tolist()
 
     assert image(1, 0) == image(1, 0, before=3)
     assert image(1, 0) != image(1, 1)
@@ -127,19 +128,19 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
 
 
 def test_without_augmentation_images_come_as_they_are() -> None:
-    assert next(read(Squares(), chunks([4, 2], 2))).flatten(1).unique(dim=1).flatten().tolist() == [4, 2]
+    assert next(read(Squares(), chunks([4, 2], 2), TrainConfig())).flatten(1).unique(dim=1).flatten().tolist() == [4, 2]
 
 
 def test_reading_leaves_the_ambient_generator_alone() -> None:
     state = torch.get_rng_state()
-    list(read(Squares(), chunks(list(range(6)), 2), augment=True, workers=1))
+    list(read(Squares(), chunks(list(range(6)), 2), TrainConfig(workers=1), 0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_one_sentence_also_from_a_reader_process(workers: int) -> None:
     with pytest.raises(UserError) as caught:
-        list(read(Unreadable(), [[(7, 0)]], workers=workers))
+        list(read(Unreadable(), [[(7, 0)]], TrainConfig(workers=workers)))
     assert str(caught.value) == "image 7 cannot be read; replace it"
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tiny import argv
 
-from vco.cli import _claim, main_run, main_vco
+from vco.cli import _record, main_run, main_vco
 from vco.errors import UserError
 from vco.plugins import load_catalog
 from vco.resolve import resolve
@@ -30,7 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "acme-0.1.dist-info" / "entry_points.txt").write_text("[vco]\nacme = acme_steps\n")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(site)
-        _claim(run, resolve(argv(run, "--solver", "acme-steps"), load_catalog())).close()
+        run.mkdir()
+        _record(run, resolve(argv(run, "--solver", "acme-steps"), load_catalog()))
     return run
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vco.api import FEATURES, PIXELS, Features, Streams
 from vco.data import to_float
+from vco.errors import UserError
 from vco.objective import Draw, Objective
 from vco.randomness import noise
 
@@ -115,6 +116,14 @@ def test_the_encoder_sees_the_clean_images_once_a_step(
     # the stream's view of the clean images, and the hybrid loss's view of the predicted ones; the clean ones' view of
     # the loss is the stream's
     assert sum(torch.equal(images, given[0]) for images in seen) == 1
+
+
+def test_a_loss_that_aligns_predictions_is_refused_in_features_without_gradients(
+    training: tiny.Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.objective.source, "differentiable", False)
+    with pytest.raises(UserError, match="needs gradients through --features"):
+        training.objective(*batch(training))
 
 
 def test_the_frozen_encoder_is_in_no_state_and_among_no_parameters(training: tiny.Training) -> None:

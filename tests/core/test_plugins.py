@@ -167,6 +167,14 @@ def test_a_module_that_is_not_installed_is_found_in_the_current_folder(
     assert load_catalog(["only_here"]).get("losses", "local").plugin == "--plugin only_here"
 
 
+def test_a_folder_above_the_package_is_said_to_be_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "above" / "package").mkdir(parents=True)
+    (tmp_path / "above" / "package" / "__init__.py").write_text(HOOK % "local")
+    monkeypatch.syspath_prepend(tmp_path)
+    (plugin,) = with_modules(Catalog(), ["above"]).plugins
+    assert "above here is a folder without __init__.py; is the package one level deeper?" in plugin.broken
+
+
 def test_a_module_named_twice_is_loaded_once(install) -> None:
     module = install("alpha", HOOK % "once")
     assert load_catalog([module, module]).get("losses", "once").plugin == "alpha 1.5 (entry point main)"

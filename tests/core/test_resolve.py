@@ -58,12 +58,26 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(write:
     assert (config.train.steps, config.train.learning_rate) == (7, 1e-3)
 
 
+def test_of_several_files_the_later_one_wins(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("backbone: {depth: 5}")
+    one = write("backbone: {name: net, depth: 7, width: 8}\ntrain: {steps: 3}")
+    config = run("--preset", "digits", "--config", one, "--config", str(tmp_path / "b.yaml")).config
+    assert config.backbone.config == Net.Config(depth=5, width=8)
+    assert config.train.steps == 3
+
+
 def test_a_file_is_used_without_the_default_preset(write: Write) -> None:
     config = to_plain_run(run().config)
     del config["backbone"]["depth"]
     invocation = run("--config", write(yaml.safe_dump(config)))
     assert invocation.preset == ""
     assert invocation.config.backbone.config.depth == 2
+
+
+def test_of_several_presets_the_last_wins_and_the_others_stay_below_it() -> None:
+    both = run("--preset", "digits", "--preset", "bare")
+    assert (both.preset, both.config.train.steps, both.config.backbone.config.depth) == ("digits+bare", 20, 4)
+    assert run("--preset", "bare", "--preset", "digits").config.train.steps == 10
 
 
 def test_naming_another_plugin_drops_the_options_of_the_former() -> None:
@@ -168,6 +182,12 @@ def test_a_dropped_loss_takes_its_options_along_and_a_kept_one_keeps_them() -> N
         (("--loss", "near,near"), "loss: 'near' is chosen twice (from --loss)"),
         (("--loss", "nera"),
          "loss.nera: no loss named 'nera'; did you mean 'near'? available: far-off, near (from --loss)"),
+        (("--loss", "near,none"), "loss: 'none' means no loss at all, but near, none are chosen (from --loss)"),
+        (("--loss", "none", "--loss", "near"),
+         "loss: 'none' means no loss at all, but none, near are chosen (from --loss)"),
+        *((("--loss", text), f"loss: {text!r} lacks a name or a weight; write NAME or NAME=WEIGHT (from --loss)")
+          for text in (",", "", "near,", "near=", "=3")),
+        (("--loss", "near=-1"), "loss.near.weight: 'weight' must be >= 0.0: -1.0 (from --loss)"),
         (("--loss", "near=x"), "loss.near.weight: expected float, got 'x' (from --loss)"),
         (("--loss", "near,far-off", "--loss.tau", "1"),
          "loss.tau: unknown option (from --loss.tau); did you mean 'loss.near.tau'?"),
@@ -187,7 +207,8 @@ def test_mistakes_about_losses(argv: tuple[str, ...], message: str) -> None:
     [
         (("--backbone", "nte"),
          "backbone: no backbone named 'nte'; did you mean 'net'? available: net, other-net (from --backbone)"),
-        (("--preset", "digit"), "no preset named 'digit'; did you mean 'digits'? available: astray, digits, lost"),
+        (("--preset", "digit"),
+         "no preset named 'digit'; did you mean 'digits'? available: astray, bare, digits, lost"),
         (("--preset", "astray"), "preset astray: ModuleNotFoundError: No module named 'fake_nowhere'"),
         (("--backbon", "net"), "backbon: unknown option (from --backbon); did you mean 'backbone'?"),
         (("--backbon.depth", "1"),
@@ -237,6 +258,12 @@ def test_a_file_that_leaves_a_section_open_says_what_could_be_chosen(write: Writ
     assert "solver: nothing is chosen; use --solver with one of steps, or start from a --preset" in lines
 
 
+def test_a_preset_that_leaves_sections_open_is_one_line_that_names_it_and_the_way_out() -> None:
+    open_sections = "data, backbone, features, adapter, guidance, process, evaluator"
+    expected = f"preset bare chooses no {open_sections}; add `base: digits` or another to it"
+    assert errors("--preset", "bare") == [expected]
+
+
 def test_a_missing_file_is_reported_with_the_other_mistakes() -> None:
     first, second = errors("stray", "--config", "nowhere.yaml")
     assert "stray" in first
@@ -279,14 +306,14 @@ TEXT = st.text(alphabet=st.characters(exclude_categories=["C", "Z"]), max_size=6
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "--backbone.depth": st.integers(1, 99),
     "--backbone.width": st.integers(1, 9).map(lambda n: 4 * n),
-    "--backbone.drop-rate": st.floats(0, 1e300),
+    "--backbone.drop-rate": st.floats(0, 1e18),
     "--backbone.mode": st.sampled_from(["soft", "hard"]),
-    "--backbone.gate": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    "--backbone.gate": st.none() | st.floats(-1e18, 1e18),
     "--backbone.stages": st.lists(st.integers(-9, 9), max_size=3).map(lambda items: ",".join(map(str, items))),
     "--backbone.label": TEXT.filter(lambda text: not text.startswith("--")),
     "--backbone.shares": st.sampled_from(["", "a=1", "a=1e-9,no=2"]),
     "--backbone.mixed": st.booleans(),
-    "--train.learning-rate": st.floats(1e-300, 1e300),
+    "--train.learning-rate": st.floats(1e-300, 1e18),
     "--train.stream-weights": st.sampled_from(["pixels=1", "1=2,3=4e5"]),
     "--seed": st.integers(0, 2**63 - 1),
     "--output-dir": TEXT.filter(lambda text: not text.startswith("--")),

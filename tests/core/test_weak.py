@@ -90,12 +90,10 @@ def test_the_guided_velocity_leads_away_from_the_ema_of_the_weak_run(tmp_path: P
 
 
 def test_samples_of_an_averaged_copy_are_guided_too(tmp_path: Path, weak_run: Path) -> None:
-    training = guided(tmp_path, weak_run, "--guidance.scale", "3")
+    training = guided(tmp_path, weak_run, "--guidance.scale", "3", "--sample.steps", "3")
     twin = training.objective.with_weights(training.objective.state_dict())
     assert twin.weak is training.objective.weak
-    images = [
-        sample(model, training.run.solver, LABELS, range(3), seed=0, steps=3) for model in (training.objective, twin)
-    ]
+    images = [sample(training.run, model, LABELS, range(3)) for model in (training.objective, twin)]
     assert torch.equal(*images)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vco import checkpoint
-from vco.cli import _accelerator
+from vco.launch import meet
 from vco.plugins import load_catalog
 from vco.resolve import resolve
 from vco.run import assemble
@@ -37,7 +37,7 @@ def prepare(folder: Path, *options: str) -> Training:
         source.load()
         source.requires_grad_(False).eval()
     folder.mkdir(parents=True, exist_ok=True)
-    return Training(run, _accelerator(invocation.config), folder)
+    return Training(run, meet(invocation.config), folder)
 
 
 def train(folder: Path, *options: str) -> Training:

@@ -45,4 +45,9 @@ def vco_data() -> dict[str, str]:
 
 @hookimpl
 def vco_presets() -> dict[str, str]:
-    return {"digits": "fake_plugin:digits.yaml", "lost": "fake_plugin:lost.yaml", "astray": "fake_nowhere:a.yaml"}
+    return {
+        "digits": "fake_plugin:digits.yaml",
+        "bare": "fake_plugin:bare.yaml",
+        "lost": "fake_plugin:lost.yaml",
+        "astray": "fake_nowhere:a.yaml",
+    }

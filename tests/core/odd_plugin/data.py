@@ -1,5 +1,7 @@
 """Images of which one cannot be read."""
 
+import os
+
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -8,12 +10,13 @@ from vco.api import Data, ImageSet, UserError
 
 
 class _Images(ImageSet):
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, fatal: bool = True) -> None:
         self.labels: Int[Tensor, " size"] = torch.arange(40) % 10
         self.error = error
+        self.fatal = fatal
 
     def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
-        if index == 17 and generator is not None:
+        if self.fatal and index == 17 and generator is not None:
             raise self.error
         return torch.full((1, 8, 8), index, dtype=torch.uint8)
 
@@ -39,3 +42,18 @@ class Crashing(Spoilt):
 
     def train(self) -> ImageSet:
         return _Images(RuntimeError("a mistake in a plugin"))
+
+
+class SpoiltForOne(Spoilt):
+    """Gray squares, one of which only process 1 cannot read."""
+
+    def train(self) -> ImageSet:
+        return _Images(UserError("image 17 cannot be read; replace it"), fatal=os.environ.get("RANK") == "1")
+
+
+class Shapeless(Spoilt):
+    """Does not say how large its images are."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        raise AttributeError("image_shape")

@@ -1,7 +1,7 @@
 """Losses that no one should write."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from vco.api import PIXELS, Loss, Step, StreamSpec
 
 
 class _Odd(Loss):
-    """What both have in common."""
+    """What they have in common."""
 
     needs_features: ClassVar[bool] = False
 
@@ -20,6 +20,9 @@ class _Odd(Loss):
     ) -> None:
         super().__init__()
         self.config = config
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        return {"odd": step.denoised.clean[PIXELS].square().mean()}
 
 
 class NanLater(_Odd):
@@ -50,3 +53,30 @@ class Restless(_Odd):
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         clean = step.denoised.clean[PIXELS]
         return {"restless": (clean * torch.randn_like(clean)).mean()}
+
+
+class Fragile(_Odd):
+    """Cannot be built."""
+
+    def __init__(self, config: Loss.Config, **facts: object) -> None:
+        raise KeyError("a key")
+
+
+class OfAnotherTime(_Odd):
+    """Has a constructor of its own design."""
+
+    def __init__(self, config: Loss.Config, taps: int) -> None:
+        raise AssertionError
+
+
+class IdleHead(_Odd):
+    """Has weights that it uses, and weights that it does not."""
+
+    def __init__(self, config: Loss.Config, **facts: Any) -> None:
+        super().__init__(config, **facts)
+        self.used = torch.nn.Parameter(torch.ones(()))
+        self.frozen = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+        self.head = torch.nn.Linear(2, 2)
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        return {"idle-head": self.used * step.denoised.clean[PIXELS].square().mean()}

@@ -1,0 +1,159 @@
+"""What a run folder says of itself is true, also after commands that ask for something else, and after failures."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+from vco import checkpoint
+from vco.cli import main_run
+from vco.train import Training
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert main_run(tiny.argv(folder, "--train.steps", "2")) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """The folder of a run that is finished after two steps."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def described(folder: Path) -> int:
+    return yaml.safe_load((folder / "config.yaml").read_text())["sample"]["steps"]
+
+
+# ---------------------------------------------------------------------------------------------------------- config.yaml
+
+
+def test_a_finished_run_that_is_asked_for_other_samples_keeps_what_it_says(folder: Path, capsys: Capture) -> None:
+    before = content(folder)
+    assert main_run(tiny.argv(folder, "--train.steps", "2", "--sample.steps", "2", "--solver", "euler")) == 0
+    assert "this run is finished (2 steps)" in capsys.readouterr().out
+    assert content(folder) == before
+
+
+def test_it_says_the_new_settings_once_they_were_used(folder: Path) -> None:
+    assert main_run(tiny.argv(folder, "--train.steps", "2", "--sample.steps", "2", "--refresh")) == 0
+    assert described(folder) == json.loads((folder / "eval.json").read_text())["sample"]["steps"] == 2
+
+
+def test_it_says_the_old_settings_while_the_new_evaluation_is_not_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vco import evaluate
+
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate.Evaluation, "score", interrupted)
+    assert main_run(tiny.argv(folder, "--train.steps", "2", "--sample.steps", "2", "--refresh")) == 130
+    assert described(folder) == json.loads((folder / "eval.json").read_text())["sample"]["steps"] == 1
+
+
+@pytest.mark.parametrize("option", [(), ("--refresh",)])
+def test_fewer_steps_than_were_done_are_refused(folder: Path, option: tuple[str, ...], capsys: Capture) -> None:
+    before = content(folder)
+    assert main_run(tiny.argv(folder, "--train.steps", "1", *option)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"vco-run: the run in {folder} is already at step 2, and train.steps is 1; "
+        "set --train.steps to 2 or more, or choose another --output-dir"
+    )
+    assert content(folder) == before
+
+
+# -------------------------------------------------------------------------------------------------------- metrics.jsonl
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "loss": "abc", "pixels": null, "features": [1], "hybrid": {}}', '{"step": 2, "lo', "", "17", "[]",
+        '{"step": "2", "loss": 1}', '{"loss": 1}', '{"step": 2, "loss": NaN, "pixels": Infinity}', "[" * 100_000,
+        '{"step": 2, "loss": 1' + "0" * 400 + "}", '{"step": 2, "$_$": 1e38}', "\ufffd", "{}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_edited_line_spoils_no_report(folder: Path, line: str, alone: bool, capsys: Capture) -> None:
+    log = folder / "metrics.jsonl"
+    log.write_text("" if alone else log.read_text())
+    with log.open("a") as file:
+        file.write(line)
+    assert main_run(tiny.argv(folder, "--train.steps", "2", "--refresh")) == 0
+    assert ("curves of everything logged" in (folder / "report.html").read_text()) or alone
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def block(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "checkpoints").write_text("")
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(remove, "No such file or directory"), (block, "File exists")])
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_status_1(
+    spoil: Callable[[Path], None], reason: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Training._save
+
+    def spoilt(self: Training, *given: object) -> object:
+        spoil(self.folder)
+        return save(self, *given)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Training, "_save", spoilt)
+    options = ("--train.log-every", "9", "--train.checkpoint-every", "2")
+    assert main_run(tiny.argv(tmp_path / "run", *options)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"vco-run: training stopped: cannot write checkpoint {tmp_path / 'run'}/checkpoints/step-")
+    assert reason in line
+    assert line.endswith(
+        "older checkpoints are untouched: put that right, then the same command goes on from the newest"
+    )
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_leaves_a_run_that_goes_on(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = checkpoint.fsync
+
+    def full(path: Path) -> None:
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        fsync(path)
+
+    options = ("--train.checkpoint-every", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "fsync", full)
+        assert main_run(tiny.argv(tmp_path, *options)) == 1
+    assert "No space left on device; older checkpoints are untouched" in capsys.readouterr().err
+    assert main_run(tiny.argv(tmp_path, *options)) == 0
+    assert "resuming after step 2 of 6" in capsys.readouterr().out
+
+
+def test_samples_that_cannot_be_written_end_the_training_with_status_1(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "samples" / "step-00000006.png").mkdir(parents=True)
+    assert main_run(tiny.argv(tmp_path)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"Is a directory: '{tmp_path / 'samples' / 'step-00000006.png'}'; put that right" in line
