@@ -23,13 +23,13 @@ def _above_low(config: Any, attribute: "attrs.Attribute[float]", value: float) -
 class IntervalConfig(Guidance.Config):
     """What a user may set; common to all guidance of two branches."""
 
-    scale: float = attrs.field(default=1.8, validator=ge(0.0))
+    scale: float = attrs.field(default=1.8, validator=ge(0.0), metadata={"sampling": True})
     """Guidance scale of the pixels, at least 0; 1 is the conditional branch (V-Co: 1.8 for B and L, 1.5 for H)."""
-    feature_scale: float | None = attrs.field(default=None, validator=optional(ge(0.0)))
+    feature_scale: float | None = attrs.field(default=None, validator=optional(ge(0.0)), metadata={"sampling": True})
     """Guidance scale of all other streams, at least 0; by default as `scale`."""
-    low: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
+    low: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)), metadata={"sampling": True})
     """Guided only at times above this, in [0, 1]; 0 is noise and includes the first step."""
-    high: float = attrs.field(default=1.0, validator=[and_(ge(0.0), le(1.0)), _above_low])
+    high: float = attrs.field(default=1.0, validator=[and_(ge(0.0), le(1.0)), _above_low], metadata={"sampling": True})
     """Guided only at times below this, in [0, 1]; 1 is data."""
     drop: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
     """Probability that a training sample is given as in the null branch, in [0, 1]."""

@@ -24,11 +24,11 @@ class Autoguidance(IntervalGuidance):
     class Config(IntervalConfig):
         """What a user may set."""
 
-        run: str = ""
+        run: str = attrs.field(default="", metadata={"sampling": True})
         """Folder of the finished run with the weak model; always needed."""
-        label: bool = True
+        label: bool = attrs.field(default=True, metadata={"sampling": True})
         """Whether the weak model is told the label; without, its run must have dropped labels."""
-        scale: float = attrs.field(default=1.5, validator=ge(0.0))
+        scale: float = attrs.field(default=1.5, validator=ge(0.0), metadata={"sampling": True})
         """Guidance scale of the pixels, at least 0 (Latent Forcing: 1.5); 1 turns guidance off."""
 
     def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:

@@ -28,7 +28,7 @@ class Representation(IntervalGuidance):
     class Config(IntervalConfig):
         """What a user may set."""
 
-        scale: float = attrs.field(default=1.5, validator=ge(0.0))
+        scale: float = attrs.field(default=1.5, validator=ge(0.0), metadata={"sampling": True})
         """Guidance scale of the pixels, at least 0 (ReDi shows 1.1 to 1.6); 1 turns guidance off."""
         drop: float = attrs.field(default=0.2, validator=and_(ge(0.0), le(1.0)))
         """Probability that a training sample's features are zeroed, in [0, 1]."""

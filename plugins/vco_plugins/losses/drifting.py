@@ -57,12 +57,15 @@ class Drifting(Loss):
         self.register_buffer("force", torch.zeros(len(config.temperatures)), persistent=False)
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
-        same = step.labels[:, None] == step.labels
+        real, labels = self._pool(step.real), step.labels
+        if self.config.alpha > 1:  # all others repel, not only those that are seen here
+            real, labels = _of_all_processes(real), _of_all_processes(labels)
+        same = step.labels[:, None] == labels
         others = (~same).sum(1, keepdim=True)
         repulsion = (self.config.alpha - 1) * (same.sum(1, keepdim=True) - 1) / others.clamp_min(1)
         loss, force = drifting_loss(
             self._pool(step.generated),
-            self._pool(step.real),
+            real,
             groups=step.labels,
             positive=same,
             weights=torch.where(same, 1.0, repulsion),
@@ -140,6 +143,15 @@ def _softmax_in_groups(logits: Float[Tensor, "g y"], same: Bool[Tensor, "g g"]) 
     largest = torch.full_like(logits, -torch.inf).scatter_reduce(0, index, logits, "amax")[first]
     powers = torch.where(logits.isneginf(), 0.0, (logits - largest).exp())
     return powers / torch.zeros_like(powers).index_add(0, first, powers)[first].clamp_min(1.0)
+
+
+def _of_all_processes(local: Tensor) -> Tensor:
+    """The rows that each process has, one after another."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return local
+    rows = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(rows, local.contiguous())
+    return torch.cat(rows)
 
 
 def _over_processes(local: Tensor) -> Tensor:

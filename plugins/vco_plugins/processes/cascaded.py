@@ -42,10 +42,10 @@ class Cascaded(Process):
         """Standard deviation of logit(t_pixels) in the pixels' phase of training, above 0."""
         early_share: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
         """Share of the pixels' phase whose training times are uniform in (0, 0.5], in [0, 1]."""
-        features_shift: float = attrs.field(default=1.0, validator=gt(0.0))
+        features_shift: float = attrs.field(default=1.0, validator=gt(0.0), metadata={"sampling": True})
         """Shift of the features' even sampling times, above 0; below 1 steps are finer near noise (paper's best run:
         0.575)."""
-        shift: float = attrs.field(default=1.0, validator=gt(0.0))
+        shift: float = attrs.field(default=1.0, validator=gt(0.0), metadata={"sampling": True})
         """Shift of the pixels' even sampling times, above 0; below 1 steps are finer near noise."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:

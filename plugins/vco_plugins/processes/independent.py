@@ -31,7 +31,7 @@ class Independent(Process):
 
         shift: float = attrs.field(default=0.5, validator=gt(0.0))
         """Factor of the signal-to-noise ratio of uniform training times, above 0; below 1 there is more noise."""
-        lead: float = attrs.field(default=1.0, validator=gt(0.0))
+        lead: float = attrs.field(default=1.0, validator=gt(0.0), metadata={"sampling": True})
         """Ratio of the features' signal-to-noise ratio to the pixels' in sampling, above 0; above 1 features lead."""
 
     def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
