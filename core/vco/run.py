@@ -1,6 +1,7 @@
 """Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,13 @@ def assemble(
 
     accepted = {*config.backbone.component.streams, *config.backbone.component.optional_streams}
     read_by_loss = any(choice.component.needs_features for choice in config.loss.values())
-    source: api.FeatureSource | None = None
-    adapter: api.Adapter
+    needed = read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream
     with torch.device(device):
         torch.manual_seed(config.seed)
-        if read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream:
-            source = fit.build("features", image_shape=data.image_shape)
+        source: api.FeatureSource | None = fit.build("features", image_shape=data.image_shape) if needed else None
         features = source.spec if source else None
         # an adapter that idles needs some input to be built for
-        adapter = fit.build("adapter", features=features or api.StreamSpec(shape=(1, 1), grid=(1, 1)))
+        adapter: api.Adapter = fit.build("adapter", features=features or api.StreamSpec(shape=(1, 1), grid=(1, 1)))
         offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
         fit.check_streams(accepted, set(offered))
         specs |= offered
@@ -170,12 +169,8 @@ class _Fit:
         """Names of the components of a kind whose classes fit."""
         names: list[str] = []
         for name in self.catalog.names(kind):
-            try:
-                component = self.catalog.get(kind, name).load()
-            except UserError:
-                continue
-            if fits(component):
-                names.append(name)
+            with suppress(UserError):
+                names += [name] if fits(self.catalog.get(kind, name).load()) else []
         return ", ".join(names) or "none installed"
 
     def check_streams(self, accepted: set[str], offered: set[str]) -> None:

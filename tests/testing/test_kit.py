@@ -235,6 +235,11 @@ def test_the_command_exits_with_0_where_no_law_is_broken(
     assert "0 broken" in capsys.readouterr().out
 
 
+def test_the_command_checks_one_law_alone(plugin: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_vco(["check", plugin.__name__, "--only", "process/clock/times-are-in-range"]) == 0
+    assert "1 checks: 1 ok" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "args", [["no_such_module"], ["vco_plugins", "--only", "loss/none"], ["vco_plugins", "--set", "x"]]
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 from subjects import law_named, subject
 
@@ -80,6 +81,15 @@ def test_options_of_text_are_tried_as_places_where_nothing_is(
     check(law, with_file(change, component, option))
     with pytest.raises(ViolationError, match=f"{option} is '/no/such/place', and check.* does not name it"):
         check(law, with_file(change, component, "an option"))
+
+
+@pytest.mark.parametrize(("component", "law"), [("Eyes", "images-matter"), ("Dots", "images-are-as-described")])
+def test_files_that_were_named_and_cannot_be_read_are_no_reason_to_skip(
+    change: Change, component: str, law: str
+) -> None:
+    with_settings = attrs.evolve(with_file(change, component, "--.in-file"), settings={"in_file": "/nowhere"})
+    with pytest.raises(ViolationError, match=r"no file /nowhere .*with the settings given"):
+        check(law, with_settings)
 
 
 def test_threads_stand_in_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def _sets(subject: Subject, config: Any) -> dict[str, ImageSet]:
     try:
         data.check()
     except UserError as error:
+        require(not subject.settings, f"its files are missing: {error} (with the settings given)")
         does_not_apply(f"its files are missing: {error}")
     return {"train": data.train(), "test": data.test()}
 

@@ -73,9 +73,11 @@ def _load(subject: Subject, config: Any, shapes: Any) -> tuple[Any, tuple[int, i
             continue
         try:
             source.check()
+            source.load()
         except UserError as error:
-            does_not_apply(error.of("not tried", f"set {subject.id}"))
-        source.load()
+            sentence = error.of("not tried", f"set {subject.id}")
+            require(not subject.settings, f"{sentence} (with the settings given)")
+            does_not_apply(sentence)
         return source.requires_grad_(False).eval(), shape
     assert refusal is not None
     raise refusal
