@@ -23,7 +23,7 @@ def draw_grids(folders: Mapping[str, Path], path: Path) -> None:
     rows = -(-len(folders) // COLUMNS)
     figure = Figure(figsize=(3.0 * COLUMNS, 1.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    cells = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    cells = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for cell in cells:
         cell.set_axis_off()
     for cell, (name, folder) in zip(cells, folders.items(), strict=False):

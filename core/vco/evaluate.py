@@ -153,5 +153,4 @@ def write_score(score: Score, run: Run, step: int, folder: Path) -> None:
         "reference": f"held-out split of {config.data.name}",
         "torch": str(torch.__version__),
     }
-    content = {"metric": score.metric, **attrs.asdict(score), **protocol}
-    write_atomic(folder / "eval.json", json.dumps(content, indent=1) + "\n")
+    write_atomic(folder / "eval.json", json.dumps(attrs.asdict(score) | protocol, indent=1) + "\n")

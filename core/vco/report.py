@@ -21,7 +21,7 @@ pre { background: #f5f5f2; padding: 1rem; overflow-x: auto; font-size: .85rem }
 """
 
 
-def write_report(folder: Path, title: str) -> Path:
+def write_report(folder: Path, title: str) -> None:
     """Writes `folder`/report.html from the files of a run folder; what is not there yet is left out."""
     records = list(read_lines(folder / "metrics.jsonl").values())
     parts = [f"<h1>{html.escape(title)}</h1>", _score(folder), _samples(folder), _curves(records), _settings(folder)]
@@ -29,9 +29,7 @@ def write_report(folder: Path, title: str) -> Path:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    path = folder / "report.html"
-    write_atomic(path, page)
-    return path
+    write_atomic(folder / "report.html", page)
 
 
 def _score(folder: Path) -> str:

@@ -194,10 +194,9 @@ class Training:
     def sample(self) -> None:
         """Writes the sample grid of the present step."""
         if self.accelerator.is_main_process:
+            path = self.folder / "samples" / f"step-{self.step:08d}.png"
             with self.accelerator.autocast():
-                sample_grid(
-                    self.run, self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png", self.device
-                )
+                sample_grid(self.run, self.averaged(), path, self.device)
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
