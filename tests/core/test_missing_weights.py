@@ -58,5 +58,16 @@ def test_damaged_weights(section: str, tmp_path: Path, capsys: pytest.CaptureFix
     weights.write_bytes(weights.read_bytes()[:-1000])
     options = ("--{}", "dinov2", "--{}.weights", str(tmp_path), "--{}.resolution", str(SIDE))
     line = refused(tmp_path, capsys, *(option.format(section) for option in options))
-    assert line.startswith(f"The weights in {tmp_path} cannot be loaded")
+    assert line.startswith(f"{section} dinov2: The weights in {tmp_path} cannot be loaded")
     assert "--" not in line
+
+
+def test_whatever_an_encoder_raises_while_it_loads_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object) -> None:
+        raise RuntimeError("size mismatch for patch.weight")
+
+    monkeypatch.setattr("vco_plugins.features.digits_cnn.DigitsCNN.load", load)
+    line = refused(tmp_path, capsys, "--evaluator", "digits-cnn")
+    assert line == "evaluator digits-cnn cannot be loaded: RuntimeError: size mismatch for patch.weight"
