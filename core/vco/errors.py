@@ -1,5 +1,7 @@
-"""The exceptions that reach the user as a sentence instead of a traceback."""
+"""The exceptions that reach the user as a sentence instead of a traceback, and what their sentences are made of."""
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -7,7 +9,7 @@ class UserError(Exception):
     """Something the user can put right: says what was wrong, where it came from and what to do.
 
     The command line prints the message (several lines for several mistakes) and exits with `status`. A feature source
-    writes its options as `--.weights`: only the core knows whether it was chosen with --features or --evaluator.
+    writes its options as `--.weights`: only the core knows whether it was chosen with --features or for a --metric.
     """
 
     status: ClassVar[int] = 2
@@ -23,5 +25,21 @@ class TrainingStoppedError(UserError):
     status: ClassVar[int] = 1
 
 
-class LoneError(UserError):
-    """One process cannot go on, perhaps no other: so it says itself, with its number. Other errors are said once."""
+class SingleProcessError(UserError):
+    """An error that one process has met, perhaps no other: that process prints it itself, with its number.
+
+    All other errors are met by every process alike, and the first process of a machine prints them for all.
+    """
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A suffix for an error message: "; did you mean 'x'?", or nothing where no name is near."""
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as part of a sentence; of a foreign one its type and message."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")

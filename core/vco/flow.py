@@ -1,9 +1,13 @@
 """The linear path between noise (t = 0) and data (t = 1): corruption, velocity and guidance of velocities.
 
+Times are [b], or [b, n] where every token of a stream has its own: n is then the number of the stream's tokens or, of an
+image, the number of square patches that fill it.
+
 Source: JiT (arXiv 2511.13720) for the clean-prediction velocity; Kynkäänniemi et al. (arXiv 2404.07724) for
     the interval.
 """
 
+import math
 from typing import Final
 
 import torch
@@ -15,18 +19,28 @@ EPS_T: Final = 0.05
 
 
 def corrupt(
-    clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], t: Float[Tensor, " b"], noise_scale: float = 1.0
+    clean: Float[Tensor, "b *shape"],
+    noise: Float[Tensor, "b *shape"],
+    t: Float[Tensor, "b *n"],
+    noise_scale: float = 1.0,
 ) -> Float[Tensor, "b *shape"]:
     """Returns x_t = t * clean + (1 - t) * noise_scale * noise in `clean`'s dtype; `noise` is unit normal."""
-    t = _per_row(t, clean)
+    t = spread(t, clean)
     return (t * clean + (1 - t) * (noise_scale * noise)).to(clean.dtype)
 
 
 def velocity(
-    clean: Float[Tensor, "b *shape"], noisy: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+    clean: Float[Tensor, "b *shape"], noisy: Float[Tensor, "b *shape"], t: Float[Tensor, "b *n"]
 ) -> Float[Tensor, "b *shape"]:
     """Returns the float32 velocity (clean - noisy) / max(1 - t, 0.05) of a (predicted) clean sample."""
-    return (clean.float() - noisy.float()) / (1 - _per_row(t, clean)).clamp(min=EPS_T)
+    return (clean.float() - noisy.float()) / (1 - spread(t, clean)).clamp(min=EPS_T)
+
+
+def clean(
+    velocity: Float[Tensor, "b *shape"], noisy: Float[Tensor, "b *shape"], t: Float[Tensor, "b *n"]
+) -> Float[Tensor, "b *shape"]:
+    """Returns noisy + (1 - t) * velocity: the clean sample that a (predicted) velocity leads to; float32."""
+    return noisy.float() + (1 - spread(t, noisy)) * velocity.float()
 
 
 def guided(
@@ -46,6 +60,21 @@ def in_interval(t: float, low: float, high: float) -> bool:
     return bool((low == 0 or above < at) and at < below)
 
 
-def _per_row(t: Tensor, like: Tensor) -> Tensor:
-    """Float32 times as [b, 1, ...]; plain broadcasting would take the last axis, unseen if its size is b."""
-    return t.float().reshape(-1, *[1] * (like.ndim - 1))
+def spread(t: Float[Tensor, "b *n"], like: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape_or_ones"]:
+    """Float32 numbers per row or token, in a shape that multiplies the stream `like` element by element.
+
+    Raises:
+        ValueError: if there is one number per token and they are not the stream's tokens.
+    """
+    t = t.float()
+    if t.ndim == 1:  # plain broadcasting would take the last axis, unseen if its size is b
+        return t.reshape(-1, *[1] * (like.ndim - 1))
+    if like.ndim == 3 and t.shape[1] == like.shape[1]:
+        return t[..., None]
+    if like.ndim == 4:
+        height, width = like.shape[2:]
+        side = math.isqrt(height * width // t.shape[1])
+        if side and height % side == width % side == 0 and height * width == side * side * t.shape[1]:
+            patches = t.view(-1, 1, height // side, width // side)
+            return patches.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    raise ValueError(f"{t.shape[1]} times a sample do not fit a stream of shape {tuple(like.shape[1:])}")

@@ -2,77 +2,44 @@
 
 A plugin is a light module (it must not import torch) named by one entry point of the group `vco`. It implements the
 hooks it needs; each returns a dict from the public kebab-case name to "module:Class". Classes are imported when
-chosen.
+chosen. There is one hook for each kind of `vco.kinds.KINDS`, and `vco_presets` for {name: "package:path/to/file.yaml"}.
 
     from vco import hookimpl
+
+    vco_api = 2
 
     @hookimpl
     def vco_losses() -> dict[str, str]:
         return {"my-loss": "my_package.my_loss:MyLoss"}
 """
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Final
 
 import pluggy
 
+from vco.kinds import KINDS, PRESETS
+
 PROJECT: Final = "vco"
-API_VERSION: Final = 1
-"""Version of the contracts; a plugin module may say `vco_api = 1` (the promise: docs/concepts.md, "Plugins")."""
+API_VERSION: Final = 2
+"""Version of the contracts; a plugin module says which one it was written for, as in `vco_api = 2`."""
 hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 
-# kind (also the name of its hook, less the prefix) -> the contract in `vco.api` that its classes implement
-CONTRACTS: Final = {
-    "backbones": "Backbone", "features": "FeatureSource", "adapters": "Adapter", "losses": "Loss",
-    "guidance": "Guidance", "processes": "Process", "solvers": "Solver", "data": "Data",
-}  # fmt: skip
-SECTIONS: Final = {
-    "backbones": "backbone", "features": "features", "adapters": "adapter", "losses": "loss",
-    "guidance": "guidance", "processes": "process", "solvers": "solver", "data": "data",
-}  # fmt: skip
-"""Kind -> its section on the command line, as in --loss; also its word for `vco new`."""
+
+def _specification(name: str, text: str) -> Callable[[], dict[str, str]]:
+    def hook() -> dict[str, str]: ...  # pyright: ignore[reportReturnType]
+
+    hook.__name__, hook.__doc__ = f"{PROJECT}_{name}", text
+    return hookspec(hook)
 
 
-@hookspec
-def vco_backbones() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Networks that denoise the streams: {name: "module:Class"} of `vco.api.Backbone`."""
-
-
-@hookspec
-def vco_features() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Frozen encoders: {name: "module:Class"} of `vco.api.FeatureSource`."""
-
-
-@hookspec
-def vco_adapters() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Maps from encoder features to denoised streams: {name: "module:Class"} of `vco.api.Adapter`."""
-
-
-@hookspec
-def vco_losses() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Alignment losses: {name: "module:Class"} of `vco.api.Loss`."""
-
-
-@hookspec
-def vco_guidance() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Guidance rules: {name: "module:Class"} of `vco.api.Guidance`."""
-
-
-@hookspec
-def vco_processes() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Joint laws of the streams' times: {name: "module:Class"} of `vco.api.Process`."""
-
-
-@hookspec
-def vco_solvers() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Integrators: {name: "module:Class"} of `vco.api.Solver`."""
-
-
-@hookspec
-def vco_data() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Labelled image sets: {name: "module:Class"} of `vco.api.Data`."""
-
-
-@hookspec
-def vco_presets() -> dict[str, str]:  # pyright: ignore[reportReturnType]
-    """Settings as plain data: {name: "package:path/to/file.yaml"}."""
+SPECIFICATIONS: Final = SimpleNamespace(
+    **{
+        f"{PROJECT}_{kind.name}": _specification(kind.name, f'{{name: "module:Class"}} of `vco.api.{kind.contract}`.')
+        for kind in KINDS.values()
+    },
+    **{f"{PROJECT}_{PRESETS}": _specification(PRESETS, 'Settings as plain data: {name: "package:path/file.yaml"}.')},
+)
+"""What pluggy holds the hooks of a plugin against."""

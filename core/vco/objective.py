@@ -1,8 +1,8 @@
-"""One training step, readable from top to bottom: features, adapter, noise, backbone, losses."""
+"""One training step, readable from top to bottom: codec, features, adapter, noise, backbone, losses."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -11,21 +11,26 @@ from torch import Tensor, nn
 
 from vco import flow
 from vco.api import (
-    PIXELS,
+    IMAGE,
     Adapter,
     Backbone,
+    Codec,
     Condition,
+    Denoised,
+    Features,
     FeatureSource,
     Guidance,
     Loss,
+    Network,
     Process,
     Step,
     Streams,
     StreamSpec,
     Times,
 )
-from vco.randomness import generator
-from vco.schedule import over
+from vco.errors import UserError
+from vco.loss_schedule import mean_over
+from vco.randomness import RowGenerator, generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +39,12 @@ class Draw:
 
     times: Times
     condition: Condition
-    weights: Times
-    """Factor of each sample's denoising loss per stream, [b]. Its mean over the *global* batch makes a mean over the
-    supervised samples, so that equal shares of a batch may simply be averaged over processes."""
-    counts: Mapping[str, Tensor]
+    denoising_weights: Times
+    """Factor of the denoising loss per stream, of each sample [b] or token [b, n].
+
+    Its mean over the *global* batch makes a mean over the supervised samples, so that equal shares of a batch may
+    simply be averaged over processes."""
+    loss_weights: Mapping[str, Tensor]
     """Likewise the factor of each sample in each alignment loss, [b]."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
@@ -46,12 +53,30 @@ class Draw:
             self,
             times={stream: function(t) for stream, t in self.times.items()},
             condition=self.condition.map(function),
-            weights={stream: function(weight) for stream, weight in self.weights.items()},
-            counts={loss: function(factor) for loss, factor in self.counts.items()},
+            denoising_weights={stream: function(weight) for stream, weight in self.denoising_weights.items()},
+            loss_weights={loss: function(weight) for loss, weight in self.loss_weights.items()},
         )
 
 
-def show(guidance: Guidance, noisy: Streams, condition: Condition) -> Streams:
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The images of (a share of) a batch, and what is random about each row."""
+
+    images: Float[Tensor, "b c h w"]
+    """The clean images, in [-1, 1]."""
+    labels: Int[Tensor, " b"]
+    """Their true classes."""
+    noise: Streams
+    """Standard normal noise, one tensor per stream."""
+    generator: RowGenerator
+    """Counted random numbers for these rows, for losses that draw."""
+    encoding_noise: Tensor | None = None
+    """What the codec draws with, [b, *noise_shape]; None where it draws nothing."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What travels with the images."""
+
+
+def shown_to_network(guidance: Guidance, noisy: Streams, condition: Condition) -> Streams:
     """What the network is shown: the noisy streams, guidance's null in the rows that the condition names."""
     shown = dict(noisy)
     for stream, rows in condition.nulled.items():
@@ -60,10 +85,26 @@ def show(guidance: Guidance, noisy: Streams, condition: Condition) -> Streams:
     return shown
 
 
+def complete(denoised: Denoised, noisy: Streams, times: Times) -> Denoised:
+    """A backbone's answer with both the clean prediction and the velocity of every stream.
+
+    Raises:
+        UserError: if a stream is missing from the answer, or given in both ways.
+    """
+    if odd := sorted(stream for stream in noisy if (stream in denoised.clean) == (stream in denoised.velocity)):
+        raise UserError(
+            f"the backbone has to answer with either the clean prediction or the velocity of the stream {odd[0]!r}, "
+            "and gave neither or both: its author has to mend that"
+        )
+    velocity = {s: flow.velocity(clean, noisy[s], times[s]) for s, clean in denoised.clean.items()}
+    clean = {s: flow.clean(v, noisy[s], times[s]).to(noisy[s].dtype) for s, v in denoised.velocity.items()}
+    return replace(denoised, clean={**denoised.clean, **clean}, velocity={**denoised.velocity, **velocity})
+
+
 class Objective(nn.Module):
     """All trained parts of a run, and its loss. State dict, EMA and optimizer cover exactly this module.
 
-    The frozen feature source takes part but is not a submodule: it belongs in no checkpoint and no average.
+    Frozen encoders and the codec take part but are not submodules: they belong in no checkpoint and no average.
 
     Source: V-Co (arXiv 2603.16792); docs/concepts.md, "One training step".
     """
@@ -76,7 +117,8 @@ class Objective(nn.Module):
         losses: Mapping[str, Loss],
         guidance: Guidance,
         process: Process,
-        source: FeatureSource | None,
+        codec: Codec,
+        sources: Mapping[str, FeatureSource],
         specs: Mapping[str, StreamSpec],
         stream_weights: Mapping[str, float],
     ) -> None:
@@ -89,17 +131,23 @@ class Objective(nn.Module):
         self.specs = dict(specs)
         self.stream_weights = dict(stream_weights)
         self.taps = tuple(sorted({tap for loss in losses.values() for tap in loss.taps}))
-        self.aside: dict[str, Any] = {"source": source}  # in a dict, so that nn.Module does not adopt them
+        # what takes part and is not trained; in a dict, so that nn.Module does not adopt it
+        self.beside: dict[str, Any] = {"codec": codec, "sources": dict(sources)}
 
     @property
-    def source(self) -> FeatureSource | None:
-        """The frozen encoder; None if neither a stream nor a loss needs one."""
-        return self.aside["source"]
+    def codec(self) -> Codec:
+        """The frozen map between images and the image stream."""
+        return self.beside["codec"]
+
+    @property
+    def sources(self) -> dict[str, FeatureSource]:
+        """The frozen encoders by name; none if neither a stream nor a loss needs one."""
+        return self.beside["sources"]
 
     @property
     def weak(self) -> "Objective | None":
         """The model that evaluates guidance's branch "weak"; None if there is none."""
-        return self.aside.get("weak")
+        return self.beside.get("weak")
 
     def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
         """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
@@ -107,82 +155,136 @@ class Objective(nn.Module):
         condition = self.guidance.condition(labels, generator(seed, "condition", step))
         weights = self.process.weight(times)
         for stream, kept in condition.supervised.items():
-            weights[stream] = weights[stream] * over(kept)
-        counts = {name: loss.config.counts(times[PIXELS]) for name, loss in self.losses.items()}
-        return Draw(times=times, condition=condition, weights=weights, counts=counts)
+            factor = mean_over(kept)
+            weights[stream] = weights[stream] * (factor if weights[stream].ndim == 1 else factor[:, None])
+        moment = times[IMAGE] if times[IMAGE].ndim == 1 else times[IMAGE].mean(1)
+        of_losses = {name: loss.config.sample_weights(moment) for name, loss in self.losses.items()}
+        return Draw(times=times, condition=condition, denoising_weights=weights, loss_weights=of_losses)
 
-    def forward(
-        self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"], draw: Draw, noise: Streams, number: int = 0
-    ) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, inputs: Inputs, draw: Draw, number: int = 0) -> dict[str, Float[Tensor, ""]]:
         """The losses of (a share of) a batch by name.
 
         Args:
-            images: the clean images, in [-1, 1].
-            labels: their true classes.
+            inputs: the images, and the noise of each.
             draw: times and conditions of these rows.
-            noise: standard normal, one tensor per stream.
             number: optimizer steps done so far.
 
         Returns:
             The unweighted losses and, as "loss", their weighted total: the one to differentiate.
         """
-        clean: Streams = {PIXELS: images}
-        target: Streams = {PIXELS: images}
+        with torch.no_grad():
+            image = self.codec.encode(inputs.images, inputs.encoding_noise)
+        clean: Streams = {IMAGE: image}
+        target: Streams = {IMAGE: image}
         losses: dict[str, Tensor] = {}
-        total = images.new_zeros(())
+        total = inputs.images.new_zeros(())
 
-        features = None
+        memory: dict[tuple[str, str], Features] = {}
         if len(self.specs) > 1:
-            assert self.source is not None
-            with torch.no_grad():
-                features = self.source(images)
-            adapted = self.adapter(features)
+            adapted = self.adapter(_Encoded(self.sources, inputs.images, memory))
             clean |= adapted.value
             target |= adapted.target
             losses |= {f"adapter.{name}": value for name, value in adapted.losses.items()}
             total = total + sum(adapted.losses.values())
 
         noisy = {
-            stream: flow.corrupt(clean[stream], noise[stream], draw.times[stream], spec.noise_scale)
+            stream: flow.corrupt(clean[stream], inputs.noise[stream], draw.times[stream], spec.noise_scale)
             for stream, spec in self.specs.items()
         }
-        shown = show(self.guidance, noisy, draw.condition)
-        denoised = self.backbone(shown, draw.times, draw.condition, self.taps)
-
-        for stream in self.specs:
-            # the difference of both velocities, in which x_t cancels
-            error = flow.velocity(denoised.clean[stream], target[stream], draw.times[stream])
-            losses[stream] = (error.square().flatten(1).mean(1) * draw.weights[stream]).mean()
-            total = total + self.stream_weights.get(stream, 1.0) * losses[stream]
-
+        draws = {name: inputs.generator.of(name).rand(*shape) for name, shape in self.backbone.draws.items()}
+        context = {**draw.condition.context, **inputs.extras, **draws}
         step = Step(
             number=number,
-            images=images,
-            labels=labels,
+            images=inputs.images,
+            labels=inputs.labels,
             times=draw.times,
-            condition=draw.condition,
+            condition=replace(draw.condition, context=context) if context else draw.condition,
+            clean=clean,
+            noise=inputs.noise,
             noisy=noisy,
             target=target,
-            denoised=denoised,
-            source=self.source,
+            specs=self.specs,
+            sources=self.sources,
+            codec=self.codec,
+            network=self.network,
+            quiet=self.quiet,
+            generator=inputs.generator,
+            extras=inputs.extras,
+            teacher=self.beside.get("teacher"),
+            memory=memory,
         )
-        if features is not None:
-            step.features = features
+        factors = {name: loss.config.factor(number) for name, loss in self.losses.items()}
+        active = {name: loss for name, loss in self.losses.items() if factors[name] is not None}
+        for name, loss in active.items():
+            step = loss.prepare(step.of_loss(name, "prepare", loss.needs_features))
+        denoised = self.backbone(
+            shown_to_network(self.guidance, step.noisy, step.condition), step.times, step.condition, self.taps
+        )
+
+        if not any(loss.replaces_denoising for loss in active.values()):
+            for stream, error in self._errors(denoised, step).items():
+                losses[stream] = _weighted(error.square(), draw.denoising_weights[stream]).mean()
+                total = total + self.stream_weights.get(stream, 1.0) * losses[stream]
+        step = step.answered(complete(denoised, step.noisy, step.times))
+
         for name, loss in self.losses.items():
-            factor = loss.config.factor(number)
+            factor = factors[name]
             if factor is None:  # not computed, but data-parallel training waits for a gradient of every parameter
                 total = total + 0.0 * sum(parameter.sum() for parameter in loss.parameters())
                 continue
-            means = {term: (value * draw.counts[name]).mean() for term, value in loss(step).items()}
+            terms = loss(step.of_loss(name, "forward", loss.needs_features))
+            means = {
+                term: (_checked(name, term, value, step) * draw.loss_weights[name]).mean()
+                for term, value in terms.items()
+            }
             losses |= {name if term == name else f"{name}.{term}": value for term, value in means.items()}
             total = total + factor * sum(means.values())
         return {**losses, "loss": total}
 
+    def network(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        """Asks the backbone about any noisy streams; the answer has clean predictions and velocities."""
+        return complete(
+            self.backbone(shown_to_network(self.guidance, noisy, condition), times, condition, taps), noisy, times
+        )
+
+    def quiet(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        """Asks the backbone in eval mode and without gradient."""
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                return self.network(noisy, times, condition, taps)
+        finally:
+            self.backbone.train(training)
+
+    def _errors(self, denoised: Denoised, step: Step) -> Streams:
+        """Predicted less true velocity of every stream, float32."""
+        errors: Streams = {}
+        for stream, spec in self.specs.items():
+            t, target = step.times[stream], step.target[stream]
+            if stream in denoised.velocity:
+                truth = target.float() - spec.noise_scale * step.noise[stream].float()
+                errors[stream] = denoised.velocity[stream].float() - truth
+            else:
+                # the difference of both velocities, in which x_t cancels
+                errors[stream] = flow.velocity(denoised.clean[stream], target, t)
+        return errors
+
     def with_weights(self, state: Mapping[str, Tensor]) -> "Objective":
-        """A copy with other weights (an EMA's); it shares what is frozen. This module is left alone."""
-        twin = copy.deepcopy(self, {id(part): part for part in self.aside.values()})
-        twin.load_state_dict(state)
+        """A frozen twin whose weights *are* the given tensors, such as those of a running average.
+
+        Nothing is copied: what is changed in the tensors later changes the twin. This module is left alone.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        shared = {id(tensor): tensor for tensor in tensors} | {id(part): part for part in self.beside.values()}
+        twin = copy.deepcopy(self, shared)
+        twin.load_state_dict(state, assign=True)
         return twin.eval().requires_grad_(False)
+
+    def teach(self, state: Mapping[str, Tensor]) -> None:
+        """Makes the network with these weights (the first EMA's tensors) the teacher of losses that ask one."""
+        teacher: Network = self.with_weights(state).quiet
+        self.beside["teacher"] = teacher
 
     @property
     def components(self) -> dict[str, Backbone | Adapter | Loss | Guidance | Process]:
@@ -195,3 +297,43 @@ class Objective(nn.Module):
         """What the components measure for the log, as "adapter.metric" or, of a loss, "hybrid.metric"."""
         parts = {name.removeprefix("losses."): part for name, part in self.components.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.metrics().items()}
+
+
+class _Encoded(Mapping[str, Features]):
+    """Encoder name -> features of a batch, each computed when it is first asked for."""
+
+    def __init__(
+        self, sources: Mapping[str, FeatureSource], images: Tensor, memory: dict[tuple[str, str], Features]
+    ) -> None:
+        self.sources, self.images, self.memory = sources, images, memory
+
+    def __getitem__(self, name: str) -> Features:
+        if ("features", name) not in self.memory:
+            with torch.no_grad():
+                self.memory["features", name] = self.sources[name](self.images)
+        return self.memory["features", name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def _weighted(square: Tensor, weight: Tensor) -> Float[Tensor, " b"]:
+    """The weighted mean of a stream's squared errors for each sample."""
+    if weight.ndim == 1:
+        return square.flatten(1).mean(1) * weight
+    return (square * flow.spread(weight, square)).flatten(1).mean(1)
+
+
+def _checked(loss: str, term: str, value: Any, step: Step) -> Tensor:
+    """A term of a loss, if it is a number, or one number per sample."""
+    shapes = ((), (len(step.labels),))
+    if not isinstance(value, Tensor) or tuple(value.shape) not in shapes:
+        found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise UserError(
+            f"loss {loss} gave the term {term!r} as {found}, and a term is a tensor with one number per sample "
+            f"({shapes[1]}) or a single number (()): its author has to mend that"
+        )
+    return value

@@ -1,22 +1,32 @@
 """Assembly: puts the chosen components together, after checking that they fit, before anything heavy starts."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from inspect import get_annotations
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
 
 from vco import api
-from vco.api import FEATURES, PIXELS
-from vco.errors import UserError
-from vco.hooks import CONTRACTS
+from vco.api import IMAGE, FeatureSource
+from vco.compatibility import Compatibility
+from vco.config.settings import Part, RunConfig
+from vco.errors import UserError, one_line
 from vco.objective import Objective
-from vco.registry import Catalog, one_line
-from vco.resolve import CHOICES
-from vco.settings import Choice, RunConfig
+from vco.plugins.registry import Catalog
+
+
+@attrs.frozen(kw_only=True)
+class MetricChoice:
+    """A metric of the run, and the encoder that it looks through."""
+
+    part: Part
+    setting: api.MetricSetting
+    source: FeatureSource | None
+    """The encoder; None if the metric needs none."""
+
+    def make(self) -> api.Metric:
+        """A metric object for one comparison."""
+        return self.part.component(self.part.config, self.setting)
 
 
 @attrs.frozen(kw_only=True)
@@ -27,41 +37,47 @@ class Run:
     data: api.Data
     objective: Objective
     solver: api.Solver
-    evaluator: api.FeatureSource
-
-    @property
-    def sources(self) -> dict[str, api.FeatureSource]:
-        """The frozen networks this run needs, by the name of their section."""
-        sources = {"evaluator": self.evaluator}
-        if self.objective.source is not None:
-            sources["features"] = self.objective.source
-        return sources
+    optimizer: api.Optimizer
+    metrics: Sequence[MetricChoice]
+    frozen: Mapping[str, api.Codec | api.FeatureSource]
+    """Codec and encoders that the run needs, by their place in the configuration, as in "features.dinov2"."""
 
     def load(self) -> None:
-        """Loads the frozen encoders; raises `UserError` if one cannot be."""
-        for section, source in self.sources.items():
-            name = f"{section} {getattr(self.config, section).name}"
+        """Loads the codec and the frozen encoders; raises `UserError` if one cannot be."""
+        for path, part in self.frozen.items():
+            title = self.config.part(path).title
             try:
-                source.load()
+                part.load()
             except UserError as error:
-                raise UserError(error.of(name, section)) from error
+                raise UserError(error.of(title, _option(path))) from error
             except Exception as error:  # files of any kind, read by code of anybody
-                raise UserError(f"{name} cannot be loaded: {one_line(error)}") from error
-            source.requires_grad_(False).eval()
+                raise UserError(f"{title} cannot be loaded: {one_line(error)}") from error
+            part.requires_grad_(False).eval()
 
     def missing(self) -> list[str]:
         """One sentence for every file that the run needs and cannot find."""
         problems: list[str] = []
-        for section, part in {"data": self.data, **self.sources}.items():
+        for path, part in {"data": self.data, **self.frozen}.items():
             try:
                 part.check()
             except UserError as error:
-                problems.append(error.of(self.config.named(section), section))
+                problems.append(error.of(self.config.part(path).title, _option(path)))
         weak = self.objective.guidance.weak_run
         if weak is not None and not (Path(weak) / "config.yaml").is_file():
-            needs = f"guidance {self.config.guidance.name} needs the folder of a finished run of a weaker model"
+            needs = f"{self.config.part('guidance').title} needs the folder of a finished run of a weaker model"
             problems.append(f"{needs} (--guidance.run); {f'there is none in {weak}' if weak else 'none is given'}")
         return problems
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves everything to a device."""
+        self.objective.to(device)
+        for part in self.frozen.values():
+            part.to(device)
+
+
+def _option(path: str) -> str:
+    """How the options of a component begin on the command line: of a metric's encoder its whole place."""
+    return path if path.count(".") == 2 else path.partition(".")[0]
 
 
 def assemble(
@@ -83,163 +99,110 @@ def assemble(
     Raises:
         UserError: with one sentence for every misfit between the components.
     """
-    fit = _Fit(config, catalog, origin or {})
+    fit = Compatibility(config, catalog, origin or {})
     fit.check_batch(processes)
-    data: api.Data = fit.build("data")
-    specs = {PIXELS: api.StreamSpec(shape=data.image_shape)}
-    evaluator: api.FeatureSource = fit.build("evaluator", image_shape=data.image_shape)
+    data: api.Data = fit.build("data", api.DataSetting())
+    codec: api.Codec = fit.build("codec", api.CodecSetting(image_shape=data.image_shape))
+    metrics, scoring = _metrics(config, fit, data)
     fit.check_groups(data)
 
-    accepted = {*config.backbone.component.streams, *config.backbone.component.optional_streams}
-    read_by_loss = any(choice.component.needs_features for choice in config.loss.values())
-    needed = read_by_loss or accepted != {PIXELS} or config.adapter.component.needs_stream
+    backbone_class, adapter_class = config.part("backbone").component, config.part("adapter").component
+    accepted = {*backbone_class.streams, *backbone_class.optional_streams}
+    chosen_losses = config.all_of("loss")
+    read_by_loss = any(part.component.needs_features for part in chosen_losses.values())
+    needed = read_by_loss or accepted != {IMAGE} or adapter_class.needs_stream or backbone_class.needs_features
+    features_setting = api.FeatureSetting(image_shape=data.image_shape)
     with torch.device(device):
         torch.manual_seed(config.seed)
-        source: api.FeatureSource | None = fit.build("features", image_shape=data.image_shape) if needed else None
-        features = source.spec if source else None
-        # an adapter that idles needs some input to be built for
-        adapter: api.Adapter = fit.build("adapter", features=features or api.StreamSpec(shape=(1, 1), grid=(1, 1)))
+        sources: dict[str, FeatureSource] = {
+            name: fit.build(f"features.{name}", features_setting)
+            for name in (config.all_of("features") if needed else ())
+        }
+        features = {name: source.spec for name, source in sources.items()}
+        adapter: api.Adapter = fit.build("adapter", api.AdapterSetting(features=features, image=codec.spec))
         offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
         fit.check_streams(accepted, set(offered))
-        specs |= offered
-        guidance: api.Guidance = fit.build("guidance", streams=specs, num_classes=data.num_classes)
+        specs = {IMAGE: codec.spec, **offered}
+        guidance: api.Guidance = fit.build("guidance", api.GuidanceSetting(streams=specs, num_classes=data.num_classes))
         fit.raise_problems()
-        process: api.Process = fit.build("process", streams=tuple(specs))
-        backbone: api.Backbone = fit.build("backbone", streams=specs, num_classes=data.num_classes)
-        built: dict[str, api.Loss] = {
-            name: fit.build(f"loss.{name}", width=backbone.width, tap_grid=backbone.grid, features=features)
-            for name in config.loss
-        }
+        process: api.Process = fit.build("process", api.ProcessSetting(streams=specs))
+        until = any(part.component.needs_until for part in (*chosen_losses.values(), config.part("solver")))
+        backbone: api.Backbone = fit.build(
+            "backbone", api.BackboneSetting(streams=specs, num_classes=data.num_classes, features=features, until=until)
+        )
+        loss_setting = api.LossSetting(
+            width=backbone.width,
+            grid=backbone.grid,
+            depth=backbone.depth,
+            features=features,
+            streams=specs,
+            num_classes=data.num_classes,
+        )
+        losses: dict[str, api.Loss] = {name: fit.build(f"loss.{name}", loss_setting) for name in chosen_losses}
+    solver: api.Solver = fit.build("solver", api.SolverSetting(streams=specs))
+    setting = api.OptimizerSetting(learning_rate=config.train.learning_rate)
+    optimizer: api.Optimizer = fit.build("optimizer", setting)
     fit.check_blocking(guidance, backbone)
-    fit.check_taps(built, backbone.depth)
-    fit.check_names(set(specs))
+    fit.check_until(solver, losses, backbone)
+    fit.check_losses(losses, backbone, set(specs))
+    fit.check_stream_weights(set(specs))
     fit.raise_problems()
+    used = sources if read_by_loss or offered or backbone_class.needs_features else {}
     objective = Objective(
         backbone=backbone,
         adapter=adapter,
-        losses=built,
+        losses=losses,
         guidance=guidance,
         process=process,
-        source=source if read_by_loss or offered else None,
+        codec=codec,
+        sources=used,
         specs=specs,
         stream_weights=config.train.stream_weights,
     )
-    solver: api.Solver = fit.build("solver")
-    return Run(config=config, data=data, objective=objective, solver=solver, evaluator=evaluator)
+    frozen = {"codec": codec, **{f"features.{name}": source for name, source in used.items()}, **scoring}
+    return Run(
+        config=config,
+        data=data,
+        objective=objective,
+        solver=solver,
+        optimizer=optimizer,
+        metrics=metrics,
+        frozen=frozen,
+    )
 
 
-def is_reserved(loss: str, streams: Iterable[str]) -> bool:
-    """Whether a loss of this name would hide a stream, the total, or what all modules have, such as "train"."""
-    return loss in {"loss", *streams} or hasattr(torch.nn.ModuleDict, loss)
+def _metrics(
+    config: RunConfig, fit: Compatibility, data: api.Data
+) -> tuple[list[MetricChoice], dict[str, FeatureSource]]:
+    """The metrics of a run, and their encoders by place; metrics that ask for equal encoders share one."""
+    chosen: list[MetricChoice] = []
+    sources: dict[str, FeatureSource] = {}
+    built: list[tuple[Part, FeatureSource]] = []
+    for name, part in config.all_of("metric").items():
+        encoders = config.encoders_of(name)
+        if part.component.needs_features != bool(encoders):
+            needs, hint = ("needs", f"{name}=ENCODER") if part.component.needs_features else ("takes no", name)
+            fit.problems.append(f"metric {name} {needs} an encoder: write --metric {hint}")
+            continue
+        for encoder in encoders.values():
+            known = [source for other, source in built if (other.name, other.config) == (encoder.name, encoder.config)]
+            source = known[0] if known else fit.build(encoder.path, api.FeatureSetting(image_shape=data.image_shape))
+            if not known:
+                built.append((encoder, source))
+                sources[encoder.path] = source
+            chosen.append(_metric(part, data, encoder.name, source))
+        if not encoders:
+            chosen.append(_metric(part, data, "", None))
+    for choice in chosen:  # a misfit shows at the start, and not after training
+        fit.build(choice.part.path, choice.setting)
+    return chosen, sources
 
 
-class _Fit:
-    """Collects every misfit, so that the user sees all of them at once."""
-
-    def __init__(self, config: RunConfig, catalog: Catalog, origin: Mapping[str, str]) -> None:
-        self.config = config
-        self.catalog = catalog
-        self.origin = origin
-        self.problems: list[str] = []
-
-    def build(self, path: str, **facts: Any) -> Any:
-        """The component chosen under "backbone", or "loss.repa"; it has all that its contract annotates."""
-        section, _, loss = path.partition(".")
-        choice: Choice = self.config.loss[loss] if loss else getattr(self.config, section)
-        kind, name = CHOICES[section][0], self.name(path)
-        try:
-            component = choice.component(choice.config, **facts)
-            for attribute in get_annotations(vars(api)[CONTRACTS[kind]]):
-                getattr(component, attribute)
-        except Exception as error:
-            if isinstance(error, UserError):
-                problem = error.of(name, section)
-            else:
-                plugin = self.catalog.get(kind, choice.name).plugin
-                module = next(known.module for known in self.catalog.plugins if known.label == plugin)
-                problem = f"{name} of {plugin} cannot be built: {one_line(error)}; `vco check {module}` tells more"
-            raise UserError("\n".join([*self.problems, problem])) from error
-        return component
-
-    def name(self, path: str) -> str:
-        source = self.origin.get(path.partition(".")[0])
-        return self.config.named(path) + (f" (from {source})" if source else "")
-
-    def others(self, kind: str, fits: Callable[[Any], bool]) -> str:
-        """Names of the components of a kind whose classes fit."""
-        names: list[str] = []
-        for name in self.catalog.names(kind):
-            with suppress(UserError):
-                names += [name] if fits(self.catalog.get(kind, name).load()) else []
-        return ", ".join(names) or "none installed"
-
-    def check_streams(self, accepted: set[str], offered: set[str]) -> None:
-        missing = {*self.config.backbone.component.streams} - {PIXELS, *offered}
-        unused = offered - accepted
-        if unused:
-            names = " or ".join(sorted(unused))
-            fitting = self.others("backbones", lambda b: unused <= {*b.streams, *b.optional_streams})
-            self.problems.append(
-                f"{self.name('adapter')} makes a {names} stream, which {self.name('backbone')} does not have; "
-                f"choose a backbone that has ({fitting}) or --adapter none"
-            )
-        if missing:
-            self.problems.append(
-                f"{self.name('backbone')} denoises a {' and a '.join(sorted(missing))} stream, "
-                f"which {self.name('adapter')} does not make"
-            )
-
-    def check_blocking(self, guidance: api.Guidance, backbone: api.Backbone) -> None:
-        if guidance.needs_blocking and not backbone.supports_blocking:
-            fitting = self.others("backbones", lambda b: b.supports_blocking and not isinstance(backbone, b))
-            option = f"{backbone.blocking_option}, " if backbone.blocking_option else ""
-            self.problems.append(
-                f"{self.name('guidance')} blocks attention between streams; {self.name('backbone')} as set cannot; "
-                f"choose {option}--guidance cfg or another backbone ({fitting})"
-            )
-
-    def check_batch(self, processes: int) -> None:
-        train = self.config.train
-        parts = processes * train.accumulation
-        if train.batch_size % parts:
-            self.problems.append(
-                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation ({parts})"
-            )
-        elif train.samples_per_class and (groups := train.batch_size // train.samples_per_class) % parts:
-            self.problems.append(
-                f"the {groups} class groups of a batch cannot be shared evenly by {processes} processes x "
-                f"{train.accumulation} accumulation steps; set --train.batch-size or --train.samples-per-class"
-            )
-
-    def check_groups(self, data: api.Data) -> None:
-        train = self.config.train
-        for name, choice in self.config.loss.items():
-            if choice.component.grouped and not train.samples_per_class:
-                self.problems.append(
-                    f"loss {name} needs class-grouped batches: set --train.samples-per-class to a divisor of "
-                    f"--train.batch-size ({train.batch_size})"
-                )
-        if train.samples_per_class and (groups := train.batch_size // train.samples_per_class) > data.num_classes:
-            self.problems.append(
-                f"a batch of {groups} class groups needs more classes than data {self.config.data.name} has "
-                f"({data.num_classes}); raise --train.samples-per-class or lower --train.batch-size"
-            )
-
-    def check_taps(self, losses: Mapping[str, api.Loss], depth: int) -> None:
-        for name, loss in losses.items():
-            if beyond := [tap for tap in loss.taps if not 1 <= tap <= depth]:
-                hint = f"; set --loss.{name}.block" if hasattr(loss.config, "block") else ""
-                has = f"{self.name('backbone')} has blocks 1 to {depth}{hint}"
-                self.problems.append(f"loss {name} reads block {beyond[0]}, but {has}")
-
-    def check_names(self, streams: set[str]) -> None:
-        for name in self.config.train.stream_weights.keys() - streams - {FEATURES}:
-            known = ", ".join(sorted(streams))
-            self.problems.append(f"train.stream_weights names {name!r}, which is no stream of this run ({known})")
-        for name in self.config.loss:
-            if is_reserved(name, streams):
-                self.problems.append(f"a loss cannot be called {name!r}; its plugin has to register another name")
-
-    def raise_problems(self) -> None:
-        if self.problems:
-            raise UserError("\n".join(self.problems))
+def _metric(part: Part, data: api.Data, encoder: str, source: FeatureSource | None) -> MetricChoice:
+    setting = api.MetricSetting(
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        encoder=encoder,
+        features=source.spec if source else None,
+    )
+    return MetricChoice(part=part, setting=setting, source=source)

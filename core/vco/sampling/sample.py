@@ -1,6 +1,6 @@
-"""Images from noise: the guided velocity, a solver, and labels and noise that are functions of (seed, image index)."""
+"""Images from noise: labels and noise are functions of (seed, image index), whatever the batch or process count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -10,45 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vco import flow
-from vco.api import PIXELS, Backbone, Condition, Guidance, Streams, Velocity
-from vco.data import to_uint8
-from vco.files import write_atomic
-from vco.objective import Objective, show
+from vco.api import IMAGE, Streams
+from vco.data.reader import to_uint8
+from vco.objective import Objective
 from vco.randomness import noise
 from vco.run import Run
-
-
-def guided_velocity(
-    backbone: Backbone, guidance: Guidance, labels: Int[Tensor, " b"], weak: Objective | None = None
-) -> Velocity:
-    """The velocity of all streams under guidance.
-
-    All branches are evaluated in one batched forward pass, but for the branch "weak", which the weak model evaluates.
-    """
-
-    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
-        branches = dict(guidance.branches(labels, times))
-        weaker = {name: branches.pop(name) for name in ("weak",) if weak and name in branches}
-        each = _velocities(backbone, guidance, state, times, branches)
-        if weak and weaker:
-            each |= _velocities(weak.backbone, weak.guidance, {s: state[s] for s in weak.specs}, times, weaker)
-        return guidance.combine(each, times)
-
-    return velocity
-
-
-def _velocities(
-    backbone: Backbone, guidance: Guidance, state: Streams, times: Mapping[str, float], branches: dict[str, Condition]
-) -> dict[str, Streams]:
-    """Each branch's velocity of each stream, (clean - noisy) / max(1 - t, 0.05) [JiT, V-Co]."""
-    count = len(branches)
-    condition = Condition.concatenate(branches.values())
-    noisy = {stream: x_t.repeat(count, *[1] * (x_t.ndim - 1)) for stream, x_t in state.items()}
-    t = {stream: torch.full((len(x_t),), times[stream], device=x_t.device) for stream, x_t in noisy.items()}
-    clean = backbone(show(guidance, noisy, condition), t, condition).clean
-    parts = {stream: flow.velocity(clean[stream], noisy[stream], t[stream]).chunk(count) for stream in state}
-    return {branch: {stream: part[i] for stream, part in parts.items()} for i, branch in enumerate(branches)}
+from vco.sampling.velocity import GuidedVelocity
+from vco.storage.files import write_atomic
 
 
 @torch.no_grad()
@@ -58,23 +26,34 @@ def sample(
     labels: Int[Tensor, " b"],
     indices: Sequence[int],
     device: torch.device | str = "cpu",
+    seed: int | None = None,
 ) -> UInt8[Tensor, "b c h w"]:
     """Images for the given labels, uint8 on the CPU.
 
     Image i depends only on (seed, indices[i], label i), whatever the batch or the number of processes. The noise is
     drawn on the CPU, so that it is the same on every device.
+
+    Args:
+        run: settings and solver.
+        objective: the model, on `device`.
+        labels: class of each image.
+        indices: number of each image.
+        device: where the network is.
+        seed: seed of the noise; by default the run's.
     """
     objective.eval()
     specs = objective.specs
+    shapes = {stream: spec.shape for stream, spec in specs.items()}
+    seed = run.config.seed if seed is None else seed
 
     def fresh(*key: int | str) -> Streams:
-        drawn = noise(specs, indices, run.config.seed, *key)
+        drawn = noise(shapes, indices, seed, *key)
         return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
 
-    velocity = guided_velocity(objective.backbone, objective.guidance, labels.to(device), objective.weak)
+    velocity = GuidedVelocity(objective, labels.to(device), until=run.solver.needs_until)
     path = objective.process.path(run.config.sample.steps)
     state = run.solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
-    return to_uint8(state[PIXELS]).cpu()
+    return to_uint8(objective.codec.decode(state[IMAGE])).cpu()
 
 
 def sample_many(

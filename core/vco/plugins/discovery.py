@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from types import ModuleType
 
+import attrs
 import pluggy
 
 from vco import hooks
-from vco.errors import UserError
-from vco.registry import PRESETS, Catalog, Entry, Plugin, did_you_mean, one_line
+from vco.errors import UserError, did_you_mean, one_line
+from vco.kinds import KINDS, NONE, PRESETS
+from vco.plugins.registry import Catalog, Entry, Plugin
 
-_KINDS = (*hooks.CONTRACTS, PRESETS)
+_KINDS = (*KINDS, PRESETS)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FILE = re.compile(r"[A-Za-z_][\w.]*:(?!.*\.\.)\w[\w./-]*\.ya?ml")  # stays inside its package
@@ -41,10 +43,11 @@ def load_catalog(extra_modules: Sequence[str] = (), without: Sequence[str] = ())
         known |= names
         source = "VCO_PLUGINS" if "VCO_PLUGINS" in os.environ and not names & {*only, hooks.PROJECT} else ""
         source = "--no-plugin" if names & _names(without) else source
-        catalog = _add(catalog, label, point.value, point.load, f"left out by {source}" if source else "")
+        catalog = _with(catalog, Plugin(label=label, module=point.value, left_out_by=source), point.load)
     for source, given in (("VCO_PLUGINS", only), ("--no-plugin", without)):
         for name in sorted(name for name in given if not _names([name]) <= known):
-            catalog = _add(catalog, f"{source} {name}", name, None, f"it is not installed{did_you_mean(name, known)}")
+            broken = f"it is not installed{did_you_mean(name, known)}"
+            catalog = _with(catalog, Plugin(label=f"{source} {name}", module=name, broken=broken))
     return with_modules(catalog, extra_modules)
 
 
@@ -58,33 +61,38 @@ def with_modules(catalog: Catalog, modules: Iterable[str]) -> Catalog:
     for module in modules:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        if module not in [plugin.module for plugin in catalog.plugins if not plugin.broken.startswith("left out")]:
-            catalog = _add(catalog, f"--plugin {module}", module, lambda name=module: importlib.import_module(name))
+        if module not in [plugin.module for plugin in catalog.plugins if not plugin.left_out_by]:
+            plugin = Plugin(label=f"--plugin {module}", module=module)
+            catalog = _with(catalog, plugin, lambda name=module: importlib.import_module(name))
     return catalog
 
 
-def _add(catalog: Catalog, label: str, module: str, load: Callable[[], ModuleType] | None, broken: str = "") -> Catalog:
-    """The catalog with one more plugin, or with the reason why it is not used, if there is one already."""
+def _with(catalog: Catalog, plugin: Plugin, load: Callable[[], ModuleType] | None = None) -> Catalog:
+    """The catalog and one more plugin; if it cannot be loaded, it is noted as broken and offers nothing."""
     entries = {kind: dict(names) for kind, names in catalog.entries.items()}
     try:
-        for kind, offered in (_offers(load()) if load and not broken else {}).items():
+        for kind, offered in (_offers(load()) if load and plugin.used else {}).items():
             names = entries.setdefault(kind, {})
             for name, target in offered.items():
-                entry = Entry(kind=kind, name=name, target=target, plugin=label)
+                entry = Entry(kind=kind, name=name, target=target, plugin=plugin.label)
                 names[name] = (*names.get(name, ()), entry)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit at import must not end vco
-        broken = one_line(error)
-    return Catalog(entries=entries, plugins=(*catalog.plugins, Plugin(label=label, module=module, broken=broken)))
+        plugin = attrs.evolve(plugin, broken=one_line(error))
+        entries = {kind: dict(names) for kind, names in catalog.entries.items()}
+    return Catalog(entries=entries, plugins=(*catalog.plugins, plugin), recorded=catalog.recorded)
 
 
 def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
     """What the hooks of one plugin return: kind -> name -> target. Raises whatever is wrong with it."""
     if (version := getattr(module, "vco_api", hooks.API_VERSION)) != hooks.API_VERSION:
-        raise UserError(f"it is for version {version} of vco's plugin API, and this is version {hooks.API_VERSION}")
+        raise UserError(
+            f"it is for version {version} of vco's plugin API, and this is version {hooks.API_VERSION}: "
+            "docs/write_a_plugin.md tells what changed"
+        )
     manager = pluggy.PluginManager(hooks.PROJECT)  # one for each plugin, so that none sees another
-    manager.add_hookspecs(hooks)
+    manager.add_hookspecs(hooks.SPECIFICATIONS)
     manager.register(module)  # raises on wrong signatures
     offers: dict[str, Mapping[str, str]] = {}
     for caller in manager.get_hookcallers(module) or ():
@@ -111,7 +119,7 @@ def misnamed(kind: str, name: object) -> str:
     """Why nothing of this kind can have this name; empty if it can."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "is not kebab-case, as in 'my-name'"
-    return "stands for no loss at all" if kind == "losses" and name == "none" else ""
+    return "stands for nothing chosen" if name == NONE and kind in KINDS and KINDS[kind].several else ""
 
 
 def _check_names(hook: str, kind: str, name: object, target: object) -> None:
@@ -134,6 +142,6 @@ def describe(catalog: Catalog) -> str:
                 summary = "CONFLICT: offered by " + " and ".join(entry.plugin for entry in (first, *others))
             lines.append(f"  {name:<26} {summary}".rstrip())
     lines.append("plugins:")
-    lines += [f"  {plugin.label}" for plugin in catalog.plugins if not plugin.broken]
-    lines += [f"  NOT USED {plugin.label}: {plugin.broken}" for plugin in catalog.plugins if plugin.broken]
+    lines += [f"  {plugin.label}" for plugin in catalog.plugins if plugin.used]
+    lines += [f"  NOT USED {plugin.label}: {plugin.why_not}" for plugin in catalog.plugins if not plugin.used]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ def _above_low(schedule: Any, attribute: "attrs.Attribute[float]", value: float)
 
 
 @attrs.frozen(kw_only=True)
-class Schedule:
+class LossSchedule:
     """What a user may set about any loss."""
 
     weight: float = attrs.field(default=1.0, validator=ge(0.0))
@@ -35,15 +35,15 @@ class Schedule:
             return None
         return self.weight * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
-    def counts(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def sample_weights(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Factor of each sample of a whole batch: 0 outside the interval, elsewhere such that a mean runs over those.
 
         All are 0 if none lies inside.
         """
-        return over((t >= self.t_low) & (t <= self.t_high))
+        return mean_over((t >= self.t_low) & (t <= self.t_high))
 
 
-def over(kept: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
+def mean_over(kept: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Factors that turn a mean over all rows into a mean over the kept ones, and 0 if there are none."""
     rows = kept.float()
     return rows / torch.clamp_min(rows.mean(), 1e-12)

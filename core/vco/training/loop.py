@@ -4,41 +4,44 @@ Accelerate gives devices, DDP and autocast. The host waits for the device only w
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from vco import checkpoint
-from vco.checkpoint import Checkpoint
-from vco.data import Order, read, to_float
-from vco.ema import EMA
+from vco.data.order import Order
+from vco.data.reader import Batch, Key, read, to_float
+from vco.distributed import errors_shared
 from vco.errors import TrainingStoppedError, UserError
-from vco.fitting import fit_adapter
-from vco.launch import together
-from vco.log import Log, keep_lines
-from vco.objective import Objective
-from vco.randomness import noise, seed_of
+from vco.evaluation.evaluate import Evaluation, describe_results
+from vco.folder import RunFolder
+from vco.objective import Inputs, Objective
+from vco.randomness import RowGenerator, noise, seed_of
 from vco.run import Run
-from vco.sample import sample_grid
-from vco.stopping import StopFlag
+from vco.sampling.sample import sample_grid
+from vco.storage import checkpoint
+from vco.storage.checkpoint import Checkpoint
+from vco.storage.metrics_file import append_line, keep_lines
+from vco.training.ema import EMA
+from vco.training.fitting import fit_adapter
+from vco.training.log import Log
+from vco.training.optimizer import build_optimizer, learning_rate, restore_state, set_learning_rate, state_by_name
+from vco.training.stopping import StopFlag
 
 
 class Training:
-    """A run in progress: model, optimizer, averages and the number of steps done."""
+    """A run in progress: model, optimizer, averages and the number of steps done. `begin` comes before `train`."""
 
-    def __init__(self, run: Run, accelerator: Accelerator, folder: Path) -> None:
+    def __init__(self, run: Run, accelerator: Accelerator, folder: RunFolder) -> None:
         self.run = run
         self.config = run.config.train
         self.seed = run.config.seed
         self.accelerator = accelerator
         self.folder = folder
-        self._metrics = folder / "metrics.jsonl"
         self.device = accelerator.device
         self.images = run.data.train()
         self.order = Order(
@@ -47,29 +50,34 @@ class Training:
             batch_size=self.config.batch_size,
             samples_per_class=self.config.samples_per_class,
         )
-        self.objective: Objective = run.objective.to(self.device)
-        if self.objective.source is not None:
-            self.objective.source.to(self.device)
+        run.to(self.device)
+        self.objective: Objective = run.objective
+        self.shapes = {stream: spec.shape for stream, spec in self.objective.specs.items()}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
-        self.components = list(self.objective.components.values())
-        self.optimizer = torch.optim.AdamW(
-            [{"params": [p for p in part.parameters() if p.requires_grad]} for part in self.components],
-            lr=self.config.learning_rate,
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-            fused=self.device.type == "cuda",
-        )
+        self.optimizer = build_optimizer(run)
+        self.evaluation = Evaluation(run, accelerator)
         self.step = 0
-        say: Callable[[str], None] = tqdm.write if accelerator.is_main_process else lambda sentence: None
-        newest = checkpoint.load_newest(folder / "checkpoints", say)
+
+    def begin(self) -> None:
+        """Goes on from the newest checkpoint in the folder or, where there is none, fits the adapter.
+
+        Raises:
+            UserError: if every checkpoint is damaged, or the newest whole one holds other components.
+        """
+        main = self.accelerator.is_main_process
+        say: Callable[[str], None] = tqdm.write if main else lambda sentence: None
+        newest = checkpoint.load_newest(self.folder.checkpoints, say)
         if newest is None:
-            fit_adapter(run, self.images, self.device, main=accelerator.is_main_process)
+            fit_adapter(self.run, self.images, self.device, main=main)
         self.ema = EMA(self.objective, self.config.ema_decays)
         if newest is not None:
             self._restore(newest)
+        if any(loss.needs_teacher for loss in self.objective.losses.values()):
+            self.objective.teach(self.ema.averages[0])
         self.start = self.step
-        if accelerator.is_main_process:
-            keep_lines(self._metrics, self.step)
+        if main:
+            keep_lines(self.folder.metrics, self.step)
+            keep_lines(self.folder.evals, self.step)
 
     # ------------------------------------------------------------------------------------------------------------ steps
 
@@ -89,7 +97,9 @@ class Training:
             self.sample()
         reader = read(self.images, self._shares(), self.config, self.seed)
         saved = self.start
-        log = Log(self.accelerator, self._metrics, total=total, start=self.start, batch_size=self.config.batch_size)
+        log = Log(
+            self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
+        )
         with closing(log), closing(StopFlag()) as stop:
             while not (stopping := stop.agreed()) and self.step < total:
                 log.add(self._one_step(model, reader))
@@ -103,54 +113,81 @@ class Training:
                 if last or self.step % self.config.checkpoint_every == 0:
                     self._save(log)
                     saved = self.step
+                if not last and self.run.config.eval.every and self.step % self.run.config.eval.every == 0:
+                    self._evaluate()
+                    model.train()
             if saved != self.step:
                 self._save(log)
         return stopping
 
-    def _one_step(self, model: Any, reader: Iterator[Tensor]) -> dict[str, Tensor]:
+    def _one_step(self, model: Any, reader: Iterator[Batch]) -> dict[str, Tensor]:
         # Whatever draws from the ambient generator (dropout) is then counted too.
         torch.manual_seed(seed_of(self.seed, "ambient", self.step, self.accelerator.process_index))
         index, _ = self.order.batch(self.step)
         labels = self.order.labels[index]
-        draw = self.objective.draw(labels, seed=self.seed, step=self.step)
-        rate = self.config.learning_rate * min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1))
-        for group, part in zip(self.optimizer.param_groups, self.components, strict=True):
-            group["lr"] = rate * part.learning_rate_scale(self.step)
+        set_learning_rate(self.optimizer, self.objective, learning_rate(self.config, self.step), self.step)
 
+        draw = self.objective.draw(labels, seed=self.seed, step=self.step)
         sums: dict[str, Tensor] = {}
         parts = self.config.accumulation
         for part in range(parts):
+            if part and self._process_learns:  # its times carry a graph, which one backward pass uses up
+                draw = self.objective.draw(labels, seed=self.seed, step=self.step)
             rows = self._rows(part)
-            slots = [self.step * self.config.batch_size + row for row in range(rows.start, rows.stop)]
+            batch = next(reader)
+            assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
-                losses: dict[str, Tensor] = model(
-                    to_float(next(reader).to(self.device, non_blocking=True)),
-                    self._send(labels[rows]),
-                    draw.map(lambda rows_of: self._send(rows_of[rows])),  # noqa: B023 (used at once)
-                    noise(self.objective.specs, slots, self.seed, "noise", device=self.device),
-                    self.step,
-                )
+                share = draw.map(lambda rows_of: self._send(rows_of[rows]))  # noqa: B023 (used at once)
+                losses: dict[str, Tensor] = model(self._inputs(batch, rows), share, self.step)
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
         if self.step == self.start:
             self._check_gradients()
+        if self.config.clip_gradients:
+            nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         return sums
+
+    def _inputs(self, batch: Batch, rows: slice) -> Inputs:
+        """A batch on the device, with the random numbers of its rows."""
+        slots = [self.step * self.config.batch_size + row for row in range(rows.start, rows.stop)]
+        return Inputs(
+            images=to_float(self._send(batch.images)),
+            labels=self._send(batch.labels),
+            noise=noise(self.shapes, slots, self.seed, "noise", device=self.device),
+            generator=RowGenerator((self.seed, "draws"), slots, self.device),
+            encoding_noise=self._encoding_noise(batch.keys),
+            extras={name: self._send(value) for name, value in batch.extras.items()},
+        )
+
+    def _encoding_noise(self, keys: Sequence[Key]) -> Tensor | None:
+        """What the codec draws with: a function of (seed, epoch, index), as augmentation is."""
+        shape = self.objective.codec.noise_shape
+        if shape is None:
+            return None
+        rows = [
+            noise({"": shape}, [index], self.seed, "posterior", epoch, device=self.device)[""] for index, epoch in keys
+        ]
+        return torch.cat(rows)
 
     def _check_gradients(self) -> None:
         """Data-parallel training waits for a gradient of every parameter, in every step."""
         for part, component in self.objective.components.items():
             for name, parameter in component.named_parameters():
                 if parameter.requires_grad and parameter.grad is None:
-                    who = self.run.config.named(part.replace("losses.", "loss."))
+                    who = self.run.config.part(part.replace("losses.", "loss.")).title
                     raise TrainingStoppedError(
                         f"training stopped: no gradient reaches the parameter {name} of {who}; its plugin has to give "
                         "it one in every step, or requires_grad_(False)"
                     )
+
+    @property
+    def _process_learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.objective.process.parameters())
 
     def _rows(self, part: int) -> slice:
         """This process's rows of the global batch in one accumulation step; class groups stay whole."""
@@ -158,7 +195,8 @@ class Training:
         start = (part * self.accelerator.num_processes + self.accelerator.process_index) * size
         return slice(start, start + size)
 
-    def _shares(self) -> Iterator[list[tuple[int, int]]]:
+    def _shares(self) -> Iterator[list[Key]]:
+        """What to read for each part of each step."""
         for step in range(self.step, self.config.steps):
             index, epoch = self.order.batch(step)
             for part in range(self.config.accumulation):
@@ -171,7 +209,7 @@ class Training:
     # --------------------------------------------------------------------------------------------------------- the log
 
     def averaged(self) -> Objective:
-        """A copy of the model with the weights of the first EMA (of the last step, if the run keeps none)."""
+        """The model with the weights of the first EMA (of the last step, if the run keeps none); a view of them."""
         return self.objective.with_weights(self.ema.averages[0] if self.ema.averages else self.objective.state_dict())
 
     def _log(self, log: Log) -> None:
@@ -184,7 +222,7 @@ class Training:
 
     def _check(self, values: Mapping[str, float]) -> None:
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            folder = self.folder / "checkpoints"
+            folder = self.folder.checkpoints
             saved = f"the checkpoints in {folder} are from before that" if folder.exists() else "nothing was saved yet"
             raise TrainingStoppedError(
                 f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Lower "
@@ -194,25 +232,32 @@ class Training:
     def sample(self) -> None:
         """Writes the sample grid of the present step."""
         if self.accelerator.is_main_process:
-            path = self.folder / "samples" / f"step-{self.step:08d}.png"
             with self.accelerator.autocast():
-                sample_grid(self.run, self.averaged(), path, self.device)
+                sample_grid(self.run, self.averaged(), self.folder.grid(self.step), self.device)
+
+    def _evaluate(self) -> None:
+        """Scores the averaged model in the midst of training, and adds a line to evals.jsonl."""
+        results = self.evaluation.score(self.averaged())
+        if results and self.accelerator.is_main_process:
+            append_line(self.folder.evals, self.step, describe_results(results, self.run, self.step))
+            first = results[0]
+            tqdm.write(
+                f"step {self.step}: {first.score.name} {first.score.value:.3f} (real images: {first.real_value:.3f})"
+            )
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def _save(self, log: Log) -> None:
         finite = torch.stack([p.isfinite().all() for p in self.parameters.values()]).all()
         self._check({**log.means(), "the weights": 0.0 if finite else math.nan})
-        with together():
+        with errors_shared():
             if self.accelerator.is_main_process:
-                checkpoint.save(self.folder / "checkpoints", self._checkpoint(), self.config.keep_checkpoints)
+                checkpoint.save(self.folder.checkpoints, self._checkpoint(), self.config.keep_checkpoints)
 
     def _checkpoint(self) -> Checkpoint:
-        moments = self.optimizer.state_dict()["state"]
-        named = dict(enumerate(self.parameters))
         tensors: dict[str, Mapping[str, Tensor]] = {
             "model": self.objective.state_dict(),
-            "optimizer": {f"{named[i]}/{key}": v for i, state in moments.items() for key, v in state.items()},
+            "optimizer": state_by_name(self.optimizer, self.parameters),
         }
         tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
         state = {"ema_decays": list(self.ema.decays), "seed": self.seed}
@@ -225,18 +270,12 @@ class Training:
         if expected != found:
             odd = sorted({n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)})
             raise UserError(
-                f"the checkpoint of step {saved.step} in {self.folder} holds other components than this run: {odd[0]} "
+                f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than this run: {odd[0]} "
                 f"and {len(odd) - 1} more tensors differ; use the settings it was made with, or another --output-dir"
             )
         self.objective.load_state_dict(saved.tensors["model"])
         for i, average in enumerate(self.ema.averages):
             for name, value in average.items():
                 value.copy_(saved.tensors[f"ema-{i}"][name])
-        index = {name: i for i, name in enumerate(self.parameters)}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in saved.tensors["optimizer"].items():
-            name, _, part = key.rpartition("/")
-            moments.setdefault(index[name], {})[part] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        restore_state(self.optimizer, self.parameters, saved.tensors["optimizer"])
         self.step = saved.step

@@ -1,36 +1,18 @@
 """Names of components and the classes behind them, which are imported only when chosen."""
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import InspectLoader
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
-from vco.errors import UserError
-from vco.hooks import CONTRACTS, SECTIONS
-
-PRESETS: Final = "presets"
-NOUNS: Final = SECTIONS | {"features": "feature source", "data": "data set", PRESETS: "preset"}
-"""Kind -> what one of it is called in a sentence."""
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A suffix for an error message: "; did you mean 'x'?", or nothing where no name is near."""
-    near = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as part of a sentence; of a foreign one its type and message."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")
+from vco.errors import UserError, did_you_mean, one_line
+from vco.kinds import KINDS, PRESETS, noun_of
 
 
 @attrs.frozen(kw_only=True)
@@ -53,11 +35,11 @@ class Entry:
         module, _, name = self.target.partition(":")
         try:
             component = getattr(importlib.import_module(module), name)
-            _check(component, getattr(api, CONTRACTS[self.kind]))
+            _check(component, getattr(api, KINDS[self.kind].contract))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may do anything at import, sys.exit included
-            where = f"{NOUNS[self.kind]} {self.name!r} of {self.plugin} ({self.target})"
+            where = f"{noun_of(self.kind)} {self.name!r} of {self.plugin} ({self.target})"
             raise UserError(f"{where} cannot be used: {one_line(error)}") from error
         return component
 
@@ -105,11 +87,24 @@ def _check(component: Any, contract: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Plugin:
-    """One plugin module and how it was found; `broken` says why nothing of it can be used."""
+    """One plugin module, and whether it is used."""
 
     label: str
     module: str
     broken: str = ""
+    """Why nothing of it can be used; empty if it is used or was left out."""
+    left_out_by: str = ""
+    """The setting that left it out on purpose, such as --no-plugin; empty if nobody did."""
+
+    @property
+    def used(self) -> bool:
+        """Whether its components are on offer."""
+        return not (self.broken or self.left_out_by)
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not used."""
+        return f"left out by {self.left_out_by}" if self.left_out_by else self.broken
 
 
 @attrs.frozen(kw_only=True)
@@ -138,13 +133,13 @@ class Catalog:
         names = self.names(kind)
         if name not in names:
             near, offered = did_you_mean(name, names) or ";", ", ".join(names) or "none"
-            message = f"no {NOUNS[kind]} named {name!r}{near} available: {offered}"
+            message = f"no {noun_of(kind)} named {name!r}{near} available: {offered}"
             if former := self.recorded.get(f"{kind}/{name}"):
                 message += f"; this run had it from {former}, which is missing now"
-            broken = ", ".join(plugin.label for plugin in self.plugins if plugin.broken)
+            broken = ", ".join(plugin.label for plugin in self.plugins if not plugin.used)
             raise UserError(message + (f"; plugins not used (see `vco plugins`): {broken}" if broken else ""))
         first, *others = self.entries[kind][name]
         if others:
             plugins = " and ".join(entry.plugin for entry in (first, *others))
-            raise UserError(f"{NOUNS[kind]} {name!r} is offered by {plugins}; uninstall all but one of them")
+            raise UserError(f"{noun_of(kind)} {name!r} is offered by {plugins}; uninstall all but one of them")
         return first

@@ -6,22 +6,18 @@ all mistakes are reported at once, each with its path and its source.
 
 import ast
 import inspect
-import json
 import textwrap
-import tomllib
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from itertools import pairwise
-from pathlib import PurePath
 from typing import Any, Final, Literal, NoReturn, TypeGuard
 
 import attrs
 import yaml
 
-from vco.errors import UserError
-from vco.registry import did_you_mean, one_line
+from vco.errors import UserError, did_you_mean, one_line
 
 _WORDS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _UNIONS: Final = (types.UnionType, typing.Union)
@@ -139,7 +135,28 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def of_sampling(cls: type[Any]) -> set[str]:
+def unsupported(cls: type[Any]) -> dict[str, Any]:
+    """The fields whose type neither a file nor the command line can hold, and that type."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in attrs.fields(cls) if not _is_supported(hints[field.name])}
+
+
+def _is_supported(kind: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in _UNIONS:
+        return (
+            len(args) == 2
+            and types.NoneType in args
+            and all(_is_supported(arg) for arg in args if arg is not types.NoneType)
+        )
+    if origin is tuple:
+        return bool(args) and all(_is_supported(arg) for arg in args if arg is not ...)
+    if origin is Mapping:
+        return args[0] is str and _is_supported(args[1])
+    return kind in (bool, int, float, str) or origin is Literal
+
+
+def sampling_options(cls: type[Any]) -> set[str]:
     """The fields that say, with metadata={"sampling": True}, that they act in sampling alone."""
     return {field.name for field in attrs.fields(cls) if field.metadata.get("sampling")}
 
@@ -233,7 +250,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_plain(file: Traversable) -> dict[str, Any]:
-    """The mapping in a YAML, TOML or JSON file, chosen by its suffix.
+    """The mapping in a YAML file.
 
     Raises:
         UserError: if it cannot be read, is not a mapping, or holds more than plain data.
@@ -245,15 +262,7 @@ def read_plain(file: Traversable) -> dict[str, Any]:
             content = stream.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise UserError(f"it has more than {_MAX_BYTES} bytes")
-        text, suffix, plain = content.decode("utf-8-sig"), PurePath(file.name).suffix.lower(), None
-        if suffix in (".yaml", ".yml"):
-            plain = yaml.load(text, _PlainLoader)  # a SafeLoader: no tag makes it import or call anything
-        elif suffix == ".toml":
-            plain = tomllib.loads(text)
-        elif suffix == ".json":
-            plain = json.loads(text, object_pairs_hook=_unique)
-        else:
-            raise UserError("its name must end in .yaml, .yml, .toml or .json")
+        plain = yaml.load(content.decode("utf-8-sig"), _PlainLoader)  # no tag makes it import or call anything
         plain = {} if plain is None else plain
         if not is_mapping(plain) or not all(isinstance(key, str) for key in plain):
             raise UserError("it must be a mapping from names to values")

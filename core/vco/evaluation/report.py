@@ -2,13 +2,11 @@
 
 import base64
 import html
-import json
 import math
 from io import BytesIO
-from pathlib import Path
 
-from vco.files import write_atomic
-from vco.log import read_lines
+from vco.folder import RunFolder
+from vco.storage.files import write_atomic
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -21,22 +19,21 @@ pre { background: #f5f5f2; padding: 1rem; overflow-x: auto; font-size: .85rem }
 """
 
 
-def write_report(folder: Path, title: str) -> None:
-    """Writes `folder`/report.html from the files of a run folder; what is not there yet is left out."""
-    records = list(read_lines(folder / "metrics.jsonl").values())
+def write_report(folder: RunFolder, title: str) -> None:
+    """Writes report.html from the files of a run folder; what is not there yet is left out."""
+    records = folder.records()
     parts = [f"<h1>{html.escape(title)}</h1>", _score(folder), _samples(folder), _curves(records), _settings(folder)]
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    write_atomic(folder / "report.html", page)
+    write_atomic(folder.report, page)
 
 
-def _score(folder: Path) -> str:
-    path = folder / "eval.json"
-    if not path.exists():
-        return "<p>Not evaluated yet.</p>"
-    score = json.loads(path.read_text())
+def _score(folder: RunFolder) -> str:
+    score = folder.score()
+    if score is None:
+        return "<p>Not evaluated.</p>"
     return (
         f"<table><tr><th>{html.escape(score['metric'])}</th><td class=number>{score['value']:.3f}</td>"
         f"<td>{score['samples']} generated images against the held-out images; lower is better</td></tr>"
@@ -45,21 +42,18 @@ def _score(folder: Path) -> str:
     )
 
 
-def _samples(folder: Path) -> str:
-    grids = sorted((folder / "samples").glob("step-*.png"))
+def _samples(folder: RunFolder) -> str:
+    grids = list(folder.grids().items())
     if not grids:
         return ""
     every = math.ceil(len(grids) / 6)  # six pictures tell the story; the last one is always among them
+    shown = [grid for number, grid in enumerate(grids) if (len(grids) - 1 - number) % every == 0]
     figures = "".join(
-        f'<figure><img alt="samples after step {_step(grid)}" src="{_inline(grid.read_bytes())}">'
-        f"<figcaption>step {_step(grid)}</figcaption></figure>"
-        for grid in grids[::-1][::every][::-1]
+        f'<figure><img alt="samples after step {step}" src="{_inline(path.read_bytes())}">'
+        f"<figcaption>step {step}</figcaption></figure>"
+        for step, path in shown
     )
     return f"<h2>Samples of the EMA model, from the same noise each time</h2>{figures}"
-
-
-def _step(grid: Path) -> int:
-    return int(grid.stem.removeprefix("step-"))
 
 
 def _inline(png: bytes) -> str:
@@ -92,6 +86,6 @@ def _curves(records: list[dict[str, float]]) -> str:
     return f'<h2>Training</h2><img alt="curves of everything logged" src="{_inline(buffer.getvalue())}">'
 
 
-def _settings(folder: Path) -> str:
-    path = folder / "config.yaml"
-    return f"<h2>Settings</h2><pre>{html.escape(path.read_text())}</pre>" if path.exists() else ""
+def _settings(folder: RunFolder) -> str:
+    text = folder.config.read_text() if folder.config.exists() else ""
+    return f"<h2>Settings</h2><pre>{html.escape(text)}</pre>" if text else ""

@@ -1,4 +1,4 @@
-"""The processes of a run: how many a launcher has started, and what one of them cannot do ends all."""
+"""The processes of a run: how many there are, how they connect, and how an error of one becomes an error of all."""
 
 import os
 from collections.abc import Generator
@@ -9,13 +9,12 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 
-from vco.errors import TrainingStoppedError, UserError
-from vco.registry import one_line
-from vco.settings import RunConfig
+from vco.config.settings import RunConfig
+from vco.errors import TrainingStoppedError, UserError, one_line
 
 
-def processes() -> int:
-    """How many there are, as the launcher has put it into the environment; 1 without a launcher.
+def process_count() -> int:
+    """The number of training processes that a launcher has started, read from the environment; 1 without a launcher.
 
     Raises:
         UserError: if what stands there cannot be.
@@ -27,8 +26,8 @@ def processes() -> int:
     return int(count)
 
 
-def meet(config: RunConfig) -> Accelerator:
-    """Device, precision and the other processes.
+def connect_processes(config: RunConfig) -> Accelerator:
+    """Connects this process with the others and chooses device and precision.
 
     Raises:
         UserError: if the processes do not find each other.
@@ -39,8 +38,8 @@ def meet(config: RunConfig) -> Accelerator:
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     try:
         accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, kwargs_handlers=[timeout])
-        if accelerator.num_processes != processes():
-            raise ValueError(f"{processes()} were started, but {accelerator.num_processes} see each other")
+        if accelerator.num_processes != process_count():
+            raise ValueError(f"{process_count()} were started, but {accelerator.num_processes} see each other")
     except (ValueError, RuntimeError) as error:  # also of Accelerate, and of PyTorch's rendezvous
         raise UserError(
             f"the processes cannot meet ({one_line(error)}): start several with torchrun (and ACCELERATE_USE_CPU=true "
@@ -50,8 +49,8 @@ def meet(config: RunConfig) -> Accelerator:
 
 
 @contextmanager
-def together() -> Generator[None]:
-    """Where one process cannot do what is in the block, none goes on: each error is raised in all of them.
+def errors_shared() -> Generator[None]:
+    """Raises an error that any process meets inside the block in all processes, so that none of them goes on alone.
 
     Raises:
         UserError: with each sentence once, those of others than process 0 with their number.

@@ -1,4 +1,4 @@
-"""The typed description of a run: sections that belong to the core, and the chosen components with their configs.
+"""The typed description of a run: the settings of the core, and the chosen components with their configs.
 
 Every field's docstring line is its help text on the command line.
 """
@@ -29,20 +29,22 @@ class TrainConfig:
     accumulation: int = field(default=1, validator=[ge(1), _divides_batch])
     """Forward passes per optimizer step; must divide the batch."""
     learning_rate: float = field(default=2e-4, validator=gt(0.0))
-    """Peak learning rate of AdamW (JiT: 5e-5 * batch_size / 256)."""
+    """Peak learning rate (JiT: 5e-5 * batch_size / 256)."""
     warmup_steps: int = field(default=0, validator=ge(0))
-    """Steps over which the learning rate grows linearly from 0; constant afterwards."""
-    betas: tuple[float, float] = field(default=(0.9, 0.95), validator=deep_iterable(and_(ge(0.0), lt(1.0))))
-    """AdamW's decay rates, each in [0, 1)."""
-    weight_decay: float = field(default=0.0, validator=ge(0.0))
-    """AdamW's decoupled weight decay."""
+    """Steps over which the learning rate grows linearly from 0 to its peak."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate goes on after the warm-up: it stays, or falls to the floor at the last step."""
+    learning_rate_floor: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    """Share of the peak learning rate that a falling schedule ends at, in [0, 1]."""
+    clip_gradients: float = field(default=0.0, validator=ge(0.0))
+    """Largest norm of the gradient of all parameters together; a longer one is scaled down to it. 0 = never."""
     ema_decays: tuple[float, ...] = field(default=(0.9999, 0.9996), validator=deep_iterable(and_(ge(0.0), lt(1.0))))
     """Decay rate per step of each running average of the weights, in [0, 1); the first is sampled from and
     evaluated."""
     stream_weights: Mapping[str, float] = field(
-        factory=lambda: {"pixels": 1.0, "features": 0.1}, validator=deep_mapping(instance_of(str), ge(0.0))
+        factory=lambda: {"image": 1.0, "features": 0.1}, validator=deep_mapping(instance_of(str), ge(0.0))
     )
-    """Weight of each stream's denoising loss, as in pixels=1,features=0.1; a stream not named has weight 1."""
+    """Weight of each stream's denoising loss, as in image=1,features=0.1; a stream not named has weight 1."""
     fit_samples: int = field(default=50_000, validator=ge(1))
     """Training images (shuffled) that an adapter's fit stage sees, at most the whole set."""
     checkpoint_every: int = field(default=500, validator=ge(1))
@@ -73,19 +75,40 @@ class SampleConfig:
 
 @attrs.frozen(kw_only=True)
 class EvalConfig:
-    """How to evaluate at the end."""
+    """How to evaluate."""
 
     samples: int = field(default=1000, validator=ge(2))
     """Generated images, class-balanced."""
+    every: int = field(default=0, validator=ge(0))
+    """Steps between evaluations during training; 0 = only at the end."""
 
 
 @attrs.frozen(kw_only=True)
-class Choice:
-    """One chosen component: its registered name, its class, and the config the user gave it."""
+class Part:
+    """One chosen component: where it stands in the configuration, its class, and the config the user gave it."""
 
+    path: str
+    """Place in the configuration: "backbone", "loss.repa", "metric.fd", or "metric.fd.digits-cnn" for its encoder."""
+    kind: str
+    """Name of its kind in `vco.kinds.KINDS`."""
     name: str
+    """Registered name."""
     component: type[Any]
     config: Any
+
+    @property
+    def section(self) -> str:
+        """The first part of the path, as in "loss"."""
+        return self.path.partition(".")[0]
+
+    @property
+    def title(self) -> str:
+        """The component as part of a sentence: "backbone jit", "loss repa", "metric fd's encoder digits-cnn"."""
+        match self.path.split("."):
+            case [section, metric, encoder]:
+                return f"{section} {metric}'s encoder {encoder}"
+            case _:
+                return f"{self.section} {self.name}"
 
 
 @attrs.frozen(kw_only=True)
@@ -102,17 +125,17 @@ class RunConfig:
     train: TrainConfig = field(factory=TrainConfig)
     sample: SampleConfig = field(factory=SampleConfig)
     eval: EvalConfig = field(factory=EvalConfig)
-    data: Choice
-    backbone: Choice
-    features: Choice
-    adapter: Choice
-    loss: Mapping[str, Choice] = field(factory=dict)
-    guidance: Choice
-    process: Choice
-    solver: Choice
-    evaluator: Choice
+    parts: tuple[Part, ...]
+    """Every chosen component."""
 
-    def named(self, path: str) -> str:
-        """A component as part of a sentence: "backbone jit" for "backbone", "loss repa" for "loss.repa"."""
-        section, _, name = path.partition(".")
-        return f"{section} {name or getattr(self, section).name}"
+    def part(self, path: str) -> Part:
+        """The component at a place of the configuration, as in "backbone" or "loss.repa"."""
+        return next(part for part in self.parts if part.path == path)
+
+    def all_of(self, section: str) -> dict[str, Part]:
+        """Name -> component, of a section that may hold several, in their order."""
+        return {part.name: part for part in self.parts if part.path == f"{section}.{part.name}"}
+
+    def encoders_of(self, metric: str) -> dict[str, Part]:
+        """Name -> encoder that a metric looks through, in their order."""
+        return {part.name: part for part in self.parts if part.path == f"metric.{metric}.{part.name}"}

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vco.errors import TrainingStoppedError, UserError
-from vco.files import fsync
+from vco.storage.files import fsync
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"

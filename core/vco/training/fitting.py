@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from vco import __version__
 from vco.api import Features, ImageSet
-from vco.config import to_plain
-from vco.data import chunks, read, to_float
-from vco.files import write_atomic
+from vco.config.plain import to_plain
+from vco.data.reader import chunks, read, to_float
 from vco.randomness import generator
 from vco.run import Run
+from vco.storage.files import write_atomic
 
 PEEKED = 16
 """Images that are read to tell a data set from another one in the same place."""
@@ -44,30 +44,31 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
         device: where the encoder is.
         main: whether this process reports and keeps the result.
     """
-    adapter, source = run.objective.adapter, run.objective.source
-    if not adapter.needs_fit or source is None:
+    adapter, sources, codec = run.objective.adapter, run.objective.sources, run.objective.codec
+    if not adapter.needs_fit or not sources:
         return
     train = run.config.train
     chosen: list[int] = torch.randperm(len(images), generator=generator("fit"))[: train.fit_samples].tolist()
-    path = cache_folder() / f"{run.config.adapter.name}-{_identity(run, images, chosen)}.safetensors"
-    before = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
+    name = run.config.part("adapter").name
+    path = cache_folder() / f"{name}-{_identity(run, images, chosen)}.safetensors"
+    before = {key: tensor.clone() for key, tensor in adapter.state_dict().items()}
     try:
         adapter.load_state_dict({**before, **load_file(path)})
         if main:
-            tqdm.write(f"the adapter {run.config.adapter.name} was fitted before: {path}")
+            tqdm.write(f"the adapter {name} was fitted before: {path}")
         return
     except (OSError, SafetensorError):  # not there, or cut short by a full disk
         pass
     batches = chunks(chosen, train.batch_size)
 
-    def encoded() -> Iterator[tuple[Tensor, Features]]:
+    def encoded() -> Iterator[tuple[Tensor, Mapping[str, Features]]]:
         reader = read(images, batches, train)
         for batch in tqdm(reader, "fitting the adapter", len(batches), disable=not main, leave=False):
-            pixels = to_float(batch.to(device))
-            yield pixels, source(pixels)
+            pixels = to_float(batch.images.to(device))
+            yield codec.encode(pixels, None), {key: source(pixels) for key, source in sources.items()}
 
     adapter.fit(encoded())
-    fitted = {name: x.cpu() for name, x in adapter.state_dict().items() if not torch.equal(x, before[name])}
+    fitted = {key: x.cpu() for key, x in adapter.state_dict().items() if not torch.equal(x, before[key])}
     if main:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,13 +78,13 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
 
 
 def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:
-    """A hash of all that a fit depends on: encoder and weights, data, adapter, and their code's version."""
-    config, source = run.config, run.objective.source
-    assert source is not None
-    choices = {part: getattr(config, part) for part in ("features", "data", "adapter")}
-    plain = {part: [choice.name, to_plain(choice.config)] for part, choice in choices.items()}
+    """A hash of all that a fit depends on: encoders, codec and their weights, data, adapter, and their code's version."""
+    config, frozen = run.config, [*run.objective.sources.values(), run.objective.codec]
+    parts = [part for part in config.parts if part.section in ("features", "data", "adapter", "codec")]
+    plain = {part.path: [part.name, to_plain(part.config)] for part in parts}
     code = [__version__, inspect.getsource(type(run.objective.adapter))]
     digest = hashlib.sha256(json.dumps([plain, code, len(images), chosen]).encode())
-    for tensor in [*source.state_dict().values(), *(images.image(i, None) for i in chosen[:PEEKED])]:
+    weights = [tensor for part in frozen for tensor in part.state_dict().values()]
+    for tensor in [*weights, *(images.image(i, None) for i in chosen[:PEEKED])]:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

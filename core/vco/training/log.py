@@ -1,10 +1,8 @@
 """The log of a training: mean losses, speed, the progress bar, and metrics.jsonl."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.files import write_atomic
-
-
-def read_lines(path: Path) -> dict[str, dict[str, float]]:
-    """The lines of a metrics.jsonl -> the step and what was logged there.
-
-    Left out are lines without a step, which a kill has cut short or somebody has edited, and what is no number.
-    """
-    lines: dict[str, dict[str, float]] = {}
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with suppress(ValueError, AttributeError, RecursionError):
-            found: Any = json.loads(line).items()
-            values = {name: float(v) for name, v in found if isinstance(v, int | float) and abs(v) < 1e39}
-            lines |= {line: values} if "step" in values else {}
-    return lines
-
-
-def keep_lines(path: Path, step: int) -> None:
-    """Drops the lines of a metrics.jsonl whose steps will be repeated.
-
-    Args:
-        path: the file; it need not exist.
-        step: the last step whose line is kept.
-    """
-    if path.exists():
-        kept = [line for line, values in read_lines(path).items() if values["step"] <= step]
-        write_atomic(path, "".join(f"{line}\n" for line in kept))
+from vco.storage.metrics_file import append_line
 
 
 class Log:
@@ -87,8 +59,7 @@ class Log:
         hidden = {"learning_rate", "images_per_second"}
         shown = {name: f"{value:.3g}" for name, value in values.items() if "." not in name and name not in hidden}
         self.bar.set_postfix({**shown, "img/s": f"{values['images_per_second']:.0f}"}, refresh=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(self.path, step, dict(values))
 
     def close(self) -> None:
         """Ends the progress bar."""

@@ -1,0 +1,102 @@
+"""The contract of backbones: the networks that denoise."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
+
+import attrs
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vco.api.component import Component
+from vco.api.condition import Condition
+from vco.api.features import FeatureSpec
+from vco.api.streams import IMAGE, Streams, StreamSpec, Times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """Hidden tokens of the image stream after a block; knows where they are, so that losses survive token dropping."""
+
+    tokens: Float[Tensor, "b n d"]
+    positions: Int[Tensor, " n"] | Int[Tensor, "b n"]
+    """Row-major index of each token in the image stream's grid; [b, n] where every sample kept other tokens."""
+
+    def of(self, tokens: Float[Tensor, "b m e"]) -> Float[Tensor, "b n e"]:
+        """Those of a whole grid's tokens that stand where the tap's tokens stand."""
+        if self.positions.ndim == 1:
+            return tokens[:, self.positions]
+        return tokens.gather(1, self.positions[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoised:
+    """A backbone's answer. For every stream it gives the clean prediction or the velocity; the core adds the other.
+
+    The core turns one into the other with `vco.flow`: a clean prediction's velocity is (clean - noisy) / max(1 - t,
+    0.05); the clean prediction of a velocity is noisy + (1 - t) * velocity.
+    """
+
+    clean: Streams = field(default_factory=dict)
+    """Prediction of clean streams; shapes as in the input."""
+    velocity: Streams = field(default_factory=dict)
+    """Velocity of streams, dx/dt in our time (from noise to data); with `Condition.until`, the mean velocity."""
+    taps: Mapping[int, Tap] = field(default_factory=dict)
+    """Block number k (1 = after the first block) -> its tokens, for the blocks that were asked for."""
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the network wants to be told when it is asked about the same samples again (self-conditioning), [b, ...].
+
+    In sampling the core hands it over as `Condition.context` of the same branch's next evaluation.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class BackboneSetting:
+    """What a backbone is told of the run."""
+
+    streams: Mapping[str, StreamSpec]
+    """Every stream of the run."""
+    num_classes: int
+    """Number of classes; the label `num_classes` stands for no label."""
+    features: Mapping[str, FeatureSpec] = attrs.field(factory=dict[str, FeatureSpec])
+    """Every encoder of the run by its name, in the order of --features."""
+    until: bool = False
+    """Whether the run tells the network the time that a step goes to (`Condition.until`)."""
+
+
+class Backbone(Component, nn.Module):
+    """The network: noisy streams, their times and a condition in; predictions of the streams out.
+
+    Constructed as `Class(config, BackboneSetting)`; raises `UserError` if the streams do not fit.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = (IMAGE,)
+    """The streams it always denoises; the image is one of them."""
+    optional_streams: ClassVar[tuple[str, ...]] = ()
+    """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
+    needs_features: ClassVar[bool] = False
+    """Whether it is built for an encoder's features although it denoises none (`BackboneSetting.features`)."""
+    supports_until: ClassVar[bool] = False
+    """Whether it can be told the time that a step goes to (`Condition.until`)."""
+    supports_blocking: bool = False
+    """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
+    how_to_block: str = ""
+    """Options that would make it obey, where only its settings forbid that; as in "--backbone.fusion token-concat"."""
+    draws: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Uniform random numbers in [0, 1) that it wants with every training sample, as in {"routing": (n,)}.
+
+    The core draws them from (seed, step, slot) and hands them over as `Condition.context`; in sampling there are none.
+    """
+
+    depth: int
+    """Number of blocks; taps are 1..depth."""
+    width: int
+    """Token width of the taps."""
+    grid: tuple[int, int]
+    """Rows and columns of the image stream's tokens."""
+
+    @abstractmethod
+    def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        """Predicts the streams from the noisy ones; `taps` are the blocks (1 = first) whose tokens are wanted."""

@@ -1,0 +1,26 @@
+"""What components of all kinds have in common."""
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+
+class Component(ABC):
+    """What all kinds share: a typed config and optional measurements for the log."""
+
+    @attrs.frozen(kw_only=True)
+    class Config:
+        """What a user may set; field metadata {"sampling": True} says: acts in sampling alone, free after training."""
+
+    config: Any
+
+    def metrics(self) -> Mapping[str, Tensor]:
+        """Scalars worth logging (called only at logging steps; may be slow). Default: none."""
+        return {}
+
+    def learning_rate_scale(self, step: int) -> float:
+        """Factor of its parameters' learning rate at a step; 0 leaves them as they are. Default: 1."""
+        return 1.0

@@ -1,0 +1,57 @@
+"""The contract of data sets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import attrs
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from vco.api.component import Component
+
+
+class ImageSet(ABC):
+    """A labelled list of images that can be read in any order, from any worker process."""
+
+    labels: Int[Tensor, " size"]
+    """Class of every image; known without reading the images, so that batches can be grouped."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        """Image `index`; augmented with draws from `generator`, or plain if that is None."""
+
+    def extras(self, index: int) -> Mapping[str, Tensor]:
+        """What travels with image `index`: a caption's tokens, cached features, by name. Default: nothing.
+
+        Every image has the same names with tensors of the same shape. In training the network finds them in
+        `Condition.context` and losses in `Step.extras`, [b, ...] each.
+        """
+        return {}
+
+
+@attrs.frozen(kw_only=True)
+class DataSetting:
+    """What a data set is told of the run: nothing yet."""
+
+
+class Data(Component):
+    """A training set and a held-out set. Constructed as `Class(config, DataSetting)`: cheap, and reads no files."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    """(c, h, w) of every image."""
+
+    def check(self) -> None:
+        """Raises `UserError` if files it needs are missing, naming the option that says where they are."""
+
+    @abstractmethod
+    def train(self) -> ImageSet:
+        """The training set."""
+
+    @abstractmethod
+    def test(self) -> ImageSet:
+        """The held-out set, never trained on."""

@@ -1,0 +1,41 @@
+"""The contract of processes: the times of the streams in training and in sampling."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import nn
+
+from vco.api.component import Component
+from vco.api.streams import StreamSpec, Times
+
+
+@attrs.frozen(kw_only=True)
+class ProcessSetting:
+    """What a process is told of the run."""
+
+    streams: Mapping[str, StreamSpec]
+    """Every stream of the run."""
+
+
+class Process(Component, nn.Module):
+    """The joint law of the streams' times in training, and their path in sampling.
+
+    Constructed as `Class(config, ProcessSetting)`. It may have parameters: times and weights then carry gradients.
+    """
+
+    @abstractmethod
+    def sample(self, batch: int, generator: torch.Generator) -> Times:
+        """Training times per stream, float32 [batch] or [batch, n] in [0, 1], on the generator's device.
+
+        Called with the size of the whole global batch, on the CPU.
+        """
+
+    @abstractmethod
+    def path(self, steps: int) -> Times:
+        """Sampling times, float64 [steps + 1] per stream, never decreasing, from 0 to 1."""
+
+    def weight(self, times: Times) -> Times:
+        """Factor of the denoising loss per stream, of the shape of its times. Default: 1."""
+        return {stream: torch.ones_like(t) for stream, t in times.items()}

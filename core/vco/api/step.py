@@ -1,0 +1,146 @@
+"""What a loss knows of one training step."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import attrs
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vco import flow
+from vco.api.backbone import Denoised
+from vco.api.codec import Codec
+from vco.api.condition import Condition
+from vco.api.features import Features, FeatureSource
+from vco.api.streams import IMAGE, Streams, StreamSpec, Times
+from vco.errors import UserError
+from vco.randomness import RowGenerator
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A network that can be asked about any noisy streams, times and condition. `Denoised` is complete: both the clean
+    prediction and the velocity of every stream are there."""
+
+    def __call__(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised: ...
+
+
+@attrs.define(kw_only=True, slots=False)
+class Step:
+    """What a `Loss` knows of a training step, and whom it may ask again. Features are computed when first asked for."""
+
+    number: int
+    """Optimizer steps done before this one."""
+    images: Float[Tensor, "b c h w"]
+    """The clean images, in [-1, 1]."""
+    labels: Int[Tensor, " b"]
+    """The true classes (before any label was dropped)."""
+    times: Times
+    condition: Condition
+    clean: Streams
+    """The clean streams that were noised; they may carry gradients to an adapter that learns."""
+    noise: Streams
+    """Standard normal noise of every stream, before the stream's noise scale."""
+    noisy: Streams
+    target: Streams
+    """What predictions of the clean streams are regressed to."""
+    specs: Mapping[str, StreamSpec]
+    """Every stream of the run."""
+    sources: Mapping[str, FeatureSource]
+    """The frozen encoders by name, in the order of --features."""
+    codec: Codec
+    network: Network
+    """The network that is trained, in training mode and with gradient, inside the data-parallel forward pass."""
+    quiet: Network
+    """The same network in eval mode and without gradient: for passes that only inform the one that is trained."""
+    generator: RowGenerator
+    """Counted random numbers: row i depends on the seed, the step, the loss and the slot of sample i alone.
+
+    `Loss.prepare` and `Loss.forward` draw from different ones."""
+    extras: Mapping[str, Tensor] = attrs.field(factory=dict[str, Tensor])
+    """What travels with the images (`ImageSet.extras`), [b, ...] each."""
+
+    _rows: RowGenerator = attrs.field(default=attrs.Factory(lambda self: self.generator, takes_self=True))
+    _reader: str = ""
+    _reads_features: bool = True
+    _teacher: Network | None = None
+    _denoised: Denoised | None = None
+    _memory: dict[tuple[str, str], Features] = attrs.field(factory=dict[tuple[str, str], Features])
+
+    @property
+    def denoised(self) -> Denoised:
+        """The network's answer about this step; both the clean prediction and the velocity of every stream."""
+        assert self._denoised is not None, "the network is asked after `Loss.prepare`, before `Loss.forward`"
+        return self._denoised
+
+    @property
+    def teacher(self) -> Network:
+        """The first running average (EMA) of the network: frozen, in eval mode, of no memory of its own."""
+        assert self._teacher is not None, "a loss that asks the teacher must declare needs_teacher = True"
+        return self._teacher
+
+    @property
+    def predicted(self) -> Float[Tensor, "b c h w"]:
+        """The predicted clean images, decoded from the image stream; gradients pass."""
+        return self.codec.decode(self.denoised.clean[IMAGE])
+
+    def features(self, name: str = "") -> Features:
+        """The feature stream's view of the clean images by one encoder (the first by default), without gradient."""
+        source, name = self._source(name)
+        if ("features", name) not in self._memory:
+            with torch.no_grad():
+                self._memory["features", name] = source(self.images)
+        return self._memory["features", name]
+
+    def real(self, name: str = "") -> Features:
+        """The perceptual view of the clean images, without gradient."""
+        source, name = self._source(name)
+        if type(source).perceive is FeatureSource.perceive:  # it has one view
+            return self.features(name)
+        if ("real", name) not in self._memory:
+            with torch.no_grad():
+                self._memory["real", name] = source.perceive(self.images)
+        return self._memory["real", name]
+
+    def generated(self, name: str = "") -> Features:
+        """The perceptual view of the predicted images; gradients reach the prediction through encoder and codec."""
+        source, name = self._source(name)
+        if not source.differentiable:
+            raise UserError(
+                f"a loss needs gradients through the encoder {name}, which it does not pass: choose other --features"
+            )
+        if ("generated", name) not in self._memory:
+            self._memory["generated", name] = source.perceive(self.predicted)
+        return self._memory["generated", name]
+
+    def noised(self, times: Times) -> Streams:
+        """The clean streams with the step's own noise, at other times."""
+        return {
+            stream: flow.corrupt(self.clean[stream], self.noise[stream], times[stream], spec.noise_scale)
+            for stream, spec in self.specs.items()
+        }
+
+    def asking(self, *, times: Times | None = None, condition: Condition | None = None) -> "Step":
+        """A step of the same images and noise, about which the network is asked at other times or told other things."""
+        changed = attrs.evolve(self, times=times or self.times, condition=condition or self.condition)
+        return changed if times is None else attrs.evolve(changed, noisy=self.noised(times))
+
+    def answered(self, denoised: Denoised) -> "Step":
+        """The step with the network's answer."""
+        return attrs.evolve(self, denoised=denoised)
+
+    def of_loss(self, name: str, stage: str, reads_features: bool) -> "Step":
+        """The step as one loss sees it in one stage: with random numbers of its own, and encoders if it declares them."""
+        return attrs.evolve(
+            self, generator=self._rows.of(f"{name}/{stage}"), reader=name, reads_features=reads_features
+        )
+
+    def _source(self, name: str) -> tuple[FeatureSource, str]:
+        if not self._reads_features:
+            raise UserError(
+                f"loss {self._reader} reads encoder features and does not declare needs_features = True: its author has "
+                "to add that"
+            )
+        name = name or next(iter(self.sources))
+        return self.sources[name], name

@@ -1,0 +1,307 @@
+"""From a command line to a `RunConfig`: class defaults < preset < configuration file < command line.
+
+`parse(argv)` reads the arguments, `load_catalog` finds the plugins, and `resolve` does the rest in four stages: it puts
+the layers on top of each other, finds out which components are chosen, loads their classes, and builds their configs. A
+layer that names another component drops what lower layers set for the former.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from vco.config.command_line import DEFAULT_PRESET, FLAGS, GROUPS, SCALARS, CommandLine, Layer, from_file
+from vco.config.help import help_text
+from vco.config.plain import Given, build, is_list, read_plain, to_plain, unsupported
+from vco.config.settings import Part, RunConfig
+from vco.errors import UserError, did_you_mean, one_line
+from vco.kinds import NONE, PRESETS, SECTIONS
+from vco.plugins.discovery import with_modules
+from vco.plugins.registry import Catalog
+
+RECORD: Final = "plugins.yaml"
+"""File of a run folder: what `Catalog.origins` says."""
+
+
+@attrs.frozen(kw_only=True)
+class Invocation:
+    """What the command line asks for."""
+
+    config: RunConfig
+    catalog: Catalog
+    """All plugins, those named with --plugin among them."""
+    preset: str
+    """Names of the presets, joined by "+"; empty if a configuration file was used without one."""
+    dry_run: bool
+    refresh: bool
+    origin: Mapping[str, str]
+    """Section ("backbone") or option ("backbone.depth") -> where it was set; all others have their defaults."""
+
+
+@attrs.frozen(kw_only=True)
+class _Chosen:
+    """A component that is chosen, before its class is loaded."""
+
+    path: str
+    kind: str
+    name: str
+    source: str
+
+
+def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
+    """Finds out what a command line asks for; with --help prints that instead and raises `SystemExit`.
+
+    Raises:
+        UserError: with one line for every mistake in any layer, each with its source.
+    """
+    errors = list(line.errors)
+    catalog = with_modules(catalog, line.flags["plugin"])
+    named = {*line.flags["plugin"], *line.flags["no_plugin"]}
+    errors += [
+        f"{item.label} cannot be used: {item.broken}"
+        for item in catalog.plugins
+        if item.module in named and item.broken
+    ]
+    presets = line.flags["preset"] or ([] if line.flags["config"] else [DEFAULT_PRESET])
+    preset = "+".join(presets)
+
+    given = _stack([*_layers_below(line, presets, catalog, errors), line.layer], catalog)
+    folder = str(given["output_dir"].value) if "output_dir" in given else _default_folder(given, preset)
+    catalog = _with_records(catalog, [Path(folder), *(Path(path).parent for path in line.flags["config"])])
+    chosen = _choices(given, preset, catalog, errors)
+    classes = {part.path: _load(part, catalog, errors) for part in chosen}
+    configs = GROUPS | {path: component.Config for path, component in classes.items() if component}
+    _refuse_unknown(given, [part.path for part in chosen], configs, errors)
+    if line.flags["help"]:
+        if errors:
+            raise UserError("\n".join(errors))
+        print(help_text(given, configs, catalog), end="")
+        raise SystemExit(0)
+
+    built = {path: build(cls, _options_of(path, given, classes), path, errors) for path, cls in configs.items()}
+    parts = tuple(
+        Part(path=part.path, kind=part.kind, name=part.name, component=component, config=built[part.path])
+        for part in chosen
+        if (component := classes[part.path])
+    )
+    ready = {"parts": parts, **{group: built[group] for group in GROUPS}}
+    run = build(RunConfig, {key: given[key] for key in SCALARS if key in given}, "", errors, ready)
+    if errors:
+        raise UserError("\n".join(errors))
+    return Invocation(
+        config=attrs.evolve(run, output_dir=run.output_dir or folder),
+        catalog=catalog,
+        preset=preset,
+        dry_run=bool(line.flags["dry_run"]),
+        refresh=bool(line.flags["refresh"]),
+        origin={key: item.source for key, item in given.items()},
+    )
+
+
+def to_plain_run(run: RunConfig) -> dict[str, Any]:
+    """The whole run as plain data, in the shape of config.yaml, which `--config` reads back to an equal run."""
+
+    def plain(part: Part) -> dict[str, Any]:
+        encoders = run.encoders_of(part.name) if part.section == "metric" else {}
+        return {"name": part.name, **to_plain(part.config), **{n: to_plain(e.config) for n, e in encoders.items()}}
+
+    sections: dict[str, Any] = {"api": API_OF_FILES}
+    sections |= {key: to_plain(getattr(run, key)) for key in (*SCALARS, *GROUPS)}
+    for section, kind in SECTIONS.items():
+        if kind.several:
+            sections[section] = [plain(part) for part in run.all_of(section).values()]
+        else:
+            sections[section] = plain(run.part(section))
+    return sections
+
+
+# ------------------------------------------------------------------------------------------------------------- layers
+
+API_OF_FILES: Final = 2
+"""What config.yaml says under "api": a file of another version is refused, because its settings mean other things."""
+
+
+def _layers_below(line: CommandLine, presets: Sequence[str], catalog: Catalog, errors: list[str]) -> list[Layer]:
+    """The layers of presets and configuration files, the lowest first."""
+    layers: list[Layer] = []
+    try:
+        for name in presets:
+            layers += _from_preset(name, catalog, errors)
+        for path in line.flags["config"]:
+            layers.append(from_file(_checked(read_plain(Path(path)), path), path, errors))
+    except Exception as error:  # also whatever the package of a preset raises at import
+        where = "" if isinstance(error, UserError) else f"preset {'+'.join(presets)}: "
+        raise UserError("\n".join([*errors, where + one_line(error)])) from error
+    return layers
+
+
+def _checked(plain: dict[str, Any], path: str) -> dict[str, Any]:
+    """The content of a configuration file, if it was written for this version."""
+    version = plain.pop("api", 1 if "evaluator" in plain else API_OF_FILES)
+    if version != API_OF_FILES:
+        raise UserError(
+            f"{path} was written for version {version!r:.20} of vco's settings, and this vco reads version {API_OF_FILES}: "
+            'use the vco that wrote it, or write its settings anew (docs/changelog.md, "From API 1 to API 2")'
+        )
+    return plain
+
+
+def _from_preset(name: str, catalog: Catalog, errors: list[str], above: tuple[str, ...] = ()) -> list[Layer]:
+    """The layers of a preset: those of its `base`, if it names one, and its own."""
+    if name in above:
+        raise UserError(f"preset {name!r} is its own base")
+    package, _, path = catalog.get(PRESETS, name).target.partition(":")
+    plain = read_plain(files(package) / path)
+    base = plain.pop("base", None)
+    layers = _from_preset(str(base), catalog, errors, (*above, name)) if base else []
+    return [*layers, from_file(plain, f"preset {name}", errors)]
+
+
+def _stack(layers: Sequence[Layer], catalog: Catalog) -> Layer:
+    """The layers on top of each other, the last on top."""
+    given: Layer = {}
+    for short in layers:
+        chosen = {**given, **short}
+        layer = {_full_key(key, chosen): item for key, item in short.items()}
+        for key in layer.keys() & given.keys():
+            if key in SECTIONS or key.endswith(".encoder"):
+                _forget(given, key, given[key].value, layer[key].value, catalog)
+        given.update(layer)
+    return given
+
+
+def _forget(given: Layer, key: str, former: Any, new: Any, catalog: Catalog) -> None:
+    """Drops what lower layers set for components that are no longer chosen.
+
+    Options that both components inherit from one config class (the width of a JiT, the interval of guidance) stay.
+    """
+    if former == new:
+        return
+    kept = set[str]()
+    if key.endswith(".encoder"):
+        gone = [f"{key.removesuffix('encoder')}{name}." for name in set(_names(former)) - set(_names(new))]
+    elif SECTIONS[key].several:
+        gone = [f"{key}.{name}." for name in set(former) - set(new)]
+    else:
+        gone = [f"{key}."]
+        kept = {f"{key}.{name}" for name in _common(SECTIONS[key].name, former, new, catalog)}
+    for option in [option for option in given if option.startswith(tuple(gone)) and option not in kept]:
+        del given[option]
+
+
+def _common(kind: str, former: Any, new: Any, catalog: Catalog) -> set[str]:
+    """Fields that the configs of two components inherit from the same class."""
+    try:
+        configs = [catalog.get(kind, str(name)).load().Config for name in (former, new)]
+    except UserError:  # said where the new one is loaded
+        return set()
+    shared = set(configs[0].__mro__) & set(configs[1].__mro__)
+    return {name for cls in shared if attrs.has(cls) for name in vars(cls).get("__annotations__", {})}
+
+
+def _full_key(key: str, given: Layer) -> str:
+    """--loss.OPTION means the only loss, and --metric.ENCODER.OPTION the only metric: the key that names it."""
+    section, *path = key.split(".")
+    several = section in SECTIONS and SECTIONS[section].several and section in given
+    names: Sequence[str] = given[section].value if several else ()
+    if len(names) != 1 or not path or (len(path) > 1 and path[0] == names[0]):
+        return key
+    return ".".join([section, names[0], *path])
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names in a list, or in a text with commas."""
+    return tuple(map(str, value)) if is_list(value) else tuple(part for part in str(value).split(",") if part)
+
+
+def _default_folder(given: Layer, preset: str) -> str:
+    text = {section: str(given[section].value) for section in ("data", "backbone", "adapter") if section in given}
+    losses = "+".join(given["loss"].value) if "loss" in given else ""
+    parts = [preset or text.get("data"), text.get("backbone"), text.get("adapter"), losses]
+    return "runs/" + "-".join(part for part in parts if part)
+
+
+def _with_records(catalog: Catalog, folders: Sequence[Path]) -> Catalog:
+    """The catalog with what run folders have recorded, which words the message about a plugin that is gone."""
+    recorded = dict(catalog.recorded)
+    for folder in folders:
+        with suppress(UserError):
+            recorded |= read_plain(folder / RECORD)
+    return attrs.evolve(catalog, recorded=recorded)
+
+
+# --------------------------------------------------------------------------------------------------------- components
+
+
+def _choices(given: Layer, preset: str, catalog: Catalog, errors: list[str]) -> list[_Chosen]:
+    """Every chosen component, in the order of the kinds."""
+    chosen: list[_Chosen] = []
+    absent: list[str] = []
+    for section, kind in SECTIONS.items():
+        item = given.get(section)
+        if item is None and kind.default is None:
+            absent.append(section)
+            continue
+        default = () if kind.default == NONE else (kind.default,)
+        names = default if item is None else item.value if kind.several else (item.value,)
+        source = "default" if item is None else item.source
+        for name in map(str, names):
+            path = f"{section}.{name}" if kind.several else section
+            chosen.append(_Chosen(path=path, kind=kind.name, name=name, source=source))
+            encoders = given.get(f"{path}.encoder") if kind.short_option == "encoder" else None
+            for encoder in _names(encoders.value) if encoders else ():
+                nested = f"{path}.{encoder}"
+                chosen.append(
+                    _Chosen(path=nested, kind="features", name=encoder, source=encoders.source if encoders else "")
+                )
+    if absent and preset:
+        errors.append(f"preset {preset} chooses no {', '.join(absent)}; add `base: {DEFAULT_PRESET}` or another to it")
+    for section in absent if not preset else ():
+        offered = ", ".join(catalog.names(SECTIONS[section].name))
+        errors.append(f"{section}: nothing is chosen; use --{section} with one of {offered}, or start from a --preset")
+    return chosen
+
+
+def _load(part: _Chosen, catalog: Catalog, errors: list[str]) -> type[Any] | None:
+    try:
+        component = catalog.get(part.kind, part.name).load()
+    except UserError as error:
+        errors.append(
+            f"{part.path.partition('.')[0] if part.kind != 'losses' else part.path}: {error} (from {part.source})"
+        )
+        return None
+    for name, kind in unsupported(component.Config).items():
+        errors.append(
+            f"{part.path}.{name}: {part.name} declares it as {kind}, which no configuration file can hold; its author has to "
+            "use bool, int, float, str, Literal, X | None, tuple[X, ...] or Mapping[str, X]"
+        )
+        return None
+    return component
+
+
+def _options_of(path: str, given: Layer, classes: Mapping[str, Any]) -> dict[str, Given]:
+    """The options that were given for a component or a section of the core, by their names."""
+    return {
+        key[len(path) + 1 :]: item
+        for key, item in given.items()
+        if key.rpartition(".")[0] == path and key not in classes
+    }
+
+
+def _refuse_unknown(given: Layer, chosen: Sequence[str], configs: Mapping[str, type[Any]], errors: list[str]) -> None:
+    """One sentence for every key that belongs to nothing."""
+    known = [f"{path}.{field.name}" for path, cls in configs.items() for field in attrs.fields(cls)]
+    for key, item in given.items():
+        owner = key.rpartition(".")[0]
+        if key in (*SCALARS, *SECTIONS) or owner in (*configs, *chosen):
+            continue
+        several = [path for path in chosen if path.startswith(f"{owner}.")] if owner in SECTIONS else []
+        if several:
+            forms = " or ".join(f"--{path}.{key.rpartition('.')[2]}" for path in several)
+            errors.append(f"{key}: several are chosen; say which one is meant, as in {forms} (from {item.source})")
+            continue
+        near = did_you_mean(key, [*known, *SCALARS, *SECTIONS, *FLAGS])
+        errors.append(f"{key}: unknown option (from {item.source}){near}")

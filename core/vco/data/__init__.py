@@ -1,0 +1,1 @@
+"""Which images make up which step, and how they are read."""

@@ -1,0 +1,127 @@
+"""Reading images: in this process or in reader processes, in the order that is asked for."""
+
+import atexit
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vco.api import ImageSet
+from vco.config.settings import TrainConfig
+from vco.errors import SingleProcessError, UserError
+from vco.randomness import generator
+
+Key = tuple[int, int]
+"""Index of an image, and the epoch (its how-manyth visit) that its augmentation belongs to."""
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """What was read for a list of keys."""
+
+    keys: Sequence[Key]
+    images: Tensor
+    """uint8 [b, c, h, w]."""
+    labels: Tensor
+    """Classes of these images, int64 [b]."""
+    extras: Mapping[str, Tensor]
+    """What travels with the images (`ImageSet.extras`), [b, ...] each."""
+
+
+@attrs.frozen
+class _Images(Dataset[tuple[Tensor, Mapping[str, Tensor]]]):
+    """Reads image (index, epoch); its augmentation is a function of (seed, epoch, index)."""
+
+    images: ImageSet
+    seed: int | None
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Mapping[str, Tensor]]:
+        index, epoch = key
+        draws = None if self.seed is None else generator(self.seed, "augment", epoch, index)
+        return self.images.image(index, draws), dict(self.images.extras(index))
+
+
+def read(
+    images: ImageSet, batches: Iterable[Sequence[Key]], config: TrainConfig, seed: int | None = None
+) -> Iterator[Batch]:
+    """Reads a batch for each list of keys, in order; images are augmented if there is a seed.
+
+    Raises:
+        SingleProcessError: instead of the `UserError` of an image that cannot be read.
+    """
+    to_read, to_tell = itertools.tee(batches)
+    loader: DataLoader[Any] = DataLoader(
+        _Images(images, seed),
+        batch_sampler=to_read,  # pyright: ignore[reportArgumentType] (any iterable will do)
+        num_workers=config.workers,
+        timeout=config.timeout if config.workers else 0,
+        worker_init_fn=_ignore_signals,
+        pin_memory=torch.cuda.is_available(),
+        # without a generator of its own, starting the loader would draw from the ambient one
+        generator=torch.Generator(),
+    )
+    try:
+        with _remember_readers():
+            found = iter(loader)
+        for keys, (pixels, extras) in zip(to_tell, found, strict=True):
+            labels = images.labels[torch.tensor([index for index, _ in keys])]
+            yield Batch(keys=keys, images=pixels, labels=labels, extras=extras)
+    except UserError as error:
+        # What a reader process raised arrives with that process's traceback, the sentence in its last line. Our own
+        # traceback would keep the other readers.
+        sentence = str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ") if config.workers else str(error)
+        raise SingleProcessError(sentence) from error.with_traceback(None)
+
+
+def chunks(indices: Sequence[int], size: int) -> list[list[Key]]:
+    """Batches of (index, epoch 0) that run once through `indices`."""
+    return [[(i, 0) for i in indices[start : start + size]] for start in range(0, len(indices), size)]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8 [0, 255], rounding to nearest as JiT's evaluation does; values outside are clipped."""
+    return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _ignore_signals(worker: int) -> None:
+    # A scheduler signals the whole process group: readers that died first would keep the trainer from saving.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+_READERS: set[BaseProcess] = set()
+"""Reader processes that were started, to be ended with this process."""
+
+
+@contextmanager
+def _remember_readers() -> Generator[None]:
+    """Notes the processes that are started inside."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        readers = set(multiprocessing.active_children()) - before
+        if readers and not _READERS:
+            atexit.register(_end_readers)
+        _READERS.update(readers)
+
+
+def _end_readers() -> None:
+    # multiprocessing would send those that an error has left over a SIGTERM, which they ignore, and then wait for ever
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch reports readers that are killed as failures
+    for reader in _READERS:
+        reader.kill()

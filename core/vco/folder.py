@@ -1,0 +1,164 @@
+"""The folder of a run: where everything lies, who may write to it, and whether it holds the run that is asked for."""
+
+import json
+from pathlib import Path
+from typing import IO, Any, Final
+
+import attrs
+import yaml
+
+from vco.config.command_line import parse
+from vco.config.plain import sampling_options
+from vco.config.resolve import RECORD, Invocation, resolve, to_plain_run
+from vco.config.settings import RunConfig
+from vco.errors import UserError
+from vco.plugins.registry import Catalog
+from vco.storage.files import lock, write_atomic
+from vco.storage.metrics_file import read_lines
+
+MAY_CHANGE: Final = (
+    "api", "output_dir", "sample.", "eval.", "metric", "solver.", "train.steps", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.log_every", "train.sample_every", "train.workers", "train.timeout",
+)  # fmt: skip
+"""Settings that may change when a run goes on, because they change nothing that was computed before."""
+
+
+@attrs.frozen
+class RunFolder:
+    """A run on disk. Nothing is created before `claim`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def plugins(self) -> Path:
+        """Which plugin had which name."""
+        return self.path / RECORD
+
+    @property
+    def metrics(self) -> Path:
+        """Every logged value, a line of JSON per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evals(self) -> Path:
+        """The scores measured during training, a line of JSON each."""
+        return self.path / "evals.jsonl"
+
+    @property
+    def eval(self) -> Path:
+        """The newest score after training, and all that it depends on."""
+        return self.path / "eval.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows everything."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The newest checkpoints, a folder each."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """The sample grids."""
+        return self.path / "samples"
+
+    def grid(self, step: int) -> Path:
+        """The sample grid of a step."""
+        return self.samples / f"step-{step:08d}.png"
+
+    def grids(self) -> dict[int, Path]:
+        """Step -> its sample grid, in the order of steps; files of other names are left out."""
+        found = {path.stem.removeprefix("step-"): path for path in self.samples.glob("step-*.png")}
+        return dict(sorted((int(step), path) for step, path in found.items() if step.isdecimal()))
+
+    def records(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl."""
+        return list(read_lines(self.metrics).values())
+
+    def score(self) -> dict[str, Any] | None:
+        """What eval.json holds; None if there is none that can be read."""
+        try:
+            found = json.loads(self.eval.read_text())
+        except (OSError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def read_config(self, catalog: Catalog) -> RunConfig:
+        """The settings that the folder was made with; options that are new since then have their defaults.
+
+        Raises:
+            UserError: if there is no configuration in it, or one that this version cannot use.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
+        return resolve(parse(["--config", str(self.config)]), catalog).config
+
+    def claim(self, invocation: Invocation) -> IO[str]:
+        """Locks the folder; what failed there before its first checkpoint binds nobody.
+
+        Returns:
+            What holds the lock until it is closed.
+
+        Raises:
+            UserError: if it cannot be written, is in use, or holds another run (the differences are shown).
+        """
+        held = lock(self.path)
+        try:
+            self._refuse_another_run(invocation)
+        except UserError:
+            held.close()
+            raise
+        return held
+
+    def record(self, invocation: Invocation) -> None:
+        """Writes config.yaml, and what its names came from, once they are true of what the folder holds."""
+        write_atomic(self.config, yaml.safe_dump(to_plain_run(invocation.config), sort_keys=False))
+        write_atomic(self.plugins, yaml.safe_dump(invocation.catalog.origins()))
+
+    def _refuse_another_run(self, invocation: Invocation) -> None:
+        trained = any(self.checkpoints.glob("step-*"))
+        if not self.config.exists():
+            if trained:
+                raise UserError(f"{self.path} holds checkpoints but no config.yaml; choose another --output-dir")
+            return
+        try:
+            before = self.read_config(invocation.catalog)
+        except UserError as error:
+            problem = f"{self.config} cannot be used; put it right or choose another --output-dir:"
+            raise UserError("\n".join([problem, *(f"  {line}" for line in str(error).splitlines())])) from error
+        changed = differences(before, invocation.config)
+        if changed and trained:
+            lines = [f"  {key}: {there} there, {here} here" for key, (there, here) in changed.items()]
+            problem = f"{self.path} holds a run with other settings; choose another --output-dir:"
+            raise UserError("\n".join([problem, *lines]))
+
+
+def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ and which may not change in the midst of one: key -> both values."""
+    old, new = _flat(to_plain_run(before)), _flat(to_plain_run(now))
+    free = {f"{part.path}.{name}" for part in now.parts for name in sampling_options(type(part.config))}
+    # a falling learning rate depends on the number of steps at which it arrives
+    bound = {"train.steps"} if now.train.schedule != "constant" else set[str]()
+    return {
+        key: (old.get(key, "(not set)"), new.get(key, "(not set)"))
+        for key in sorted((old.keys() | new.keys()) - free)
+        if old.get(key) != new.get(key) and (key in bound or not key.startswith(MAY_CHANGE))
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train": {"steps": 5}} -> {"train.steps": 5}; a list of components is flattened by their names."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        order = {f"{prefix}.order": [item["name"] for item in value]} if len(value) > 1 else {}
+        return order | _flat({item["name"]: item for item in value}, prefix)
+    if not isinstance(value, dict):
+        return {prefix: value}
+    parts = [_flat(part, f"{prefix}.{key}".lstrip(".")) for key, part in value.items()]
+    return {path: leaf for part in parts for path, leaf in part.items()}

@@ -1,0 +1,134 @@
+"""The main job: train, sample, evaluate and report, in this order, each part only where it is still to be done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vco.config.resolve import Invocation
+from vco.distributed import connect_processes, errors_shared, process_count
+from vco.errors import UserError
+from vco.evaluation.evaluate import evaluated_step, write_results
+from vco.evaluation.report import write_report
+from vco.folder import RunFolder
+from vco.opened_run import load_weak
+from vco.run import Run, assemble
+from vco.training.loop import Training
+
+
+def run_job(invocation: Invocation) -> int:
+    """Does what a command line asks for; returns its exit status.
+
+    Raises:
+        UserError: if the components do not fit together, files are missing, or training cannot go on.
+    """
+    config = invocation.config
+    # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
+    plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=process_count())
+    missing = plan.missing()
+    if invocation.dry_run:
+        print(describe(invocation, plan, "nothing (dry run)"))
+        for sentence in missing:
+            print(f"to train, still needed: {sentence}")
+        return 0
+    if missing:
+        raise UserError("\n".join(missing))
+
+    accelerator, folder, held = connect_processes(config), RunFolder(Path(config.output_dir)), None
+    try:
+        with errors_shared():
+            held = folder.claim(invocation) if accelerator.is_main_process else None
+        if accelerator.is_main_process:
+            print(describe(invocation, plan, str(accelerator.device)), flush=True)
+        return _work(invocation, accelerator, folder)
+    finally:
+        if held is not None:
+            held.close()
+        accelerator.end_training()
+
+
+def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -> int:
+    main, steps = accelerator.is_main_process, invocation.config.train.steps
+    say: Callable[[str], None] = print if main else lambda line: None
+    with errors_shared():
+        run = assemble(invocation.config, invocation.catalog, invocation.origin)
+        run.load()
+        load_weak(run, invocation.catalog, accelerator.device)
+        training = Training(run, accelerator, folder)
+        training.begin()
+        if training.step > steps:
+            raise UserError(
+                f"the run in {folder.path} is already at step {training.step}, and train.steps is {steps}; "
+                f"set --train.steps to {training.step} or more, or choose another --output-dir"
+            )
+    if training.step < steps:
+        if training.step:
+            say(f"resuming after step {training.step} of {steps}")
+        if main:
+            folder.record(invocation)
+        if stopped := training.train():
+            say(f"stopped by a signal after step {training.step}; the same command goes on from there")
+            return 128 + stopped
+    elif evaluated_step(folder) == steps and folder.report.exists() and not invocation.refresh:
+        say(f"this run is finished ({steps} steps): see {folder.report}")
+        say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
+        return 0
+    _finish(invocation, training, say)
+    return 0
+
+
+def _finish(invocation: Invocation, training: Training, say: Callable[[str], None]) -> None:
+    """Evaluates the trained model and writes the report."""
+    folder, steps = training.folder, training.step
+    results = training.evaluation.score(training.averaged())
+    if training.accelerator.is_main_process:
+        if invocation.refresh:
+            training.sample()
+        folder.report.unlink(missing_ok=True)  # until there is one of this score
+        folder.record(invocation)
+        title = folder.path.name
+        if results:
+            write_results(results, training.run, steps, folder)
+            title = f"{title}: {results[0].score.name} {results[0].score.value:.3f}"
+        else:
+            folder.eval.unlink(missing_ok=True)
+        write_report(folder, title)
+    scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results) or "not scored (--metric none)"
+    real = f" (real images: {', '.join(f'{r.real_value:.3f}' for r in results)})" if results else ""
+    again = f"go on: the same command with --train.steps {2 * steps}"
+    say(f"{scores} of the EMA model after {steps} steps{real} | {folder.report} | {again}")
+
+
+def describe(invocation: Invocation, run: Run, device: str) -> str:
+    """What is being run: components, parameter counts, data, device."""
+    config, objective = run.config, run.objective
+
+    def count(module: Any) -> str:
+        return f"{sum(p.numel() for p in module.parameters() if p.requires_grad):,} parameters"
+
+    def name(section: str) -> str:
+        return config.part(section).name
+
+    streams = ", ".join(f"{stream} {'x'.join(map(str, spec.shape))}" for stream, spec in objective.specs.items())
+    used = "features" if objective.sources else "features (not used)"
+    rows = [
+        ("preset", invocation.preset or "none"),
+        ("data", f"{name('data')}: {run.data.num_classes} classes, {'x'.join(map(str, run.data.image_shape))}"),
+        ("codec", name("codec")),
+        ("backbone", f"{name('backbone')}: {count(objective.backbone)}, {objective.backbone.depth} blocks"),
+        (used, ", ".join(config.all_of("features")) or "none"),
+        ("adapter", f"{name('adapter')}: {count(objective.adapter)}"),
+        ("streams", streams),
+        *(
+            ("loss", f"{loss} x {part.config.weight:g}: {count(objective.losses[loss])}")
+            for loss, part in config.all_of("loss").items()
+        ),
+        ("guidance", name("guidance")),
+        ("process, solver", f"{name('process')}, {name('solver')} in {config.sample.steps} steps"),
+        ("training", f"{config.train.steps} steps of {config.train.batch_size} images, {name('optimizer')}"),
+        ("metric", ", ".join(f"{m.part.name} ({m.setting.encoder})".replace(" ()", "") for m in run.metrics) or "none"),
+        ("device", device),
+        ("run folder", config.output_dir),
+    ]
+    return "\n".join(f"{title:>16}  {value}" for title, value in rows)

@@ -1,0 +1,162 @@
+"""The Python door to a run: open its folder, look at its settings and log, and sample from its model."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vco.api import GuidanceSetting
+from vco.config.settings import RunConfig
+from vco.errors import UserError
+from vco.folder import RunFolder
+from vco.objective import Objective
+from vco.plugins.discovery import load_catalog
+from vco.plugins.registry import Catalog
+from vco.run import Run, assemble
+from vco.sampling.sample import sample
+from vco.storage import checkpoint
+
+
+@attrs.define(slots=False)
+class OpenedRun:
+    """A run that was opened with `vco.open_run`. Weights are read when they are first needed."""
+
+    folder: RunFolder
+    catalog: Catalog
+    """The plugins on offer."""
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings that the run was trained with."""
+        return self.folder.read_config(self.catalog)
+
+    @cached_property
+    def run(self) -> Run:
+        """Its components, of which the networks are not trained; the codec is loaded, encoders are not."""
+        run = assemble(self.config, self.catalog)
+        run.objective.codec.load()
+        run.objective.codec.requires_grad_(False).eval().to(self.device)
+        return run
+
+    @cached_property
+    def step(self) -> int:
+        """Optimizer steps done at the newest checkpoint."""
+        return self._newest.step
+
+    @cached_property
+    def model(self) -> Objective:
+        """The trained networks with the weights of the first EMA (the last weights, if the run kept no average).
+
+        `model.backbone` is the network that denoises.
+        """
+        model, newest = self.run.objective, self._newest
+        state = newest.tensors.get("ema-0", newest.tensors["model"])
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"the checkpoint of step {newest.step} in {self.folder.path} holds other components than its "
+                "config.yaml says; restore the file that it was trained with"
+            ) from error
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """What was logged, one mapping per logged step, each with the key "step"."""
+        return self.folder.records()
+
+    def sample(
+        self, labels: Sequence[int] | Tensor, *, scale: float | None = None, steps: int | None = None, seed: int = 0
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Images of the given classes, uint8; image i is a function of (seed, i, label i).
+
+        Args:
+            labels: class of each image, in [0, number of classes).
+            scale: guidance scale; by default that of the run.
+            steps: solver steps; by default those of the run.
+            seed: seed of the noise.
+
+        Raises:
+            UserError: if a label is no class, or the guidance of the run has no scale.
+        """
+        classes = self.run.data.num_classes
+        wanted = torch.as_tensor(labels, dtype=torch.long).flatten()
+        if len(wanted) == 0 or not bool(((wanted >= 0) & (wanted < classes)).all()):
+            raise UserError(f"labels are the numbers of classes, from 0 to {classes - 1}, and at least one is needed")
+        run, model = self.run, self.model
+        if steps is not None:
+            config = attrs.evolve(run.config, sample=attrs.evolve(run.config.sample, steps=steps))
+            run = attrs.evolve(run, config=config)
+        if scale is not None:
+            model = self._guided(scale)
+        size = run.config.sample.batch_size
+        indices = range(len(wanted))
+        batches = [
+            sample(run, model, wanted[start : start + size], indices[start : start + size], self.device, seed)
+            for start in indices[::size]
+        ]
+        return torch.cat(batches)
+
+    @cached_property
+    def _newest(self) -> checkpoint.Checkpoint:
+        newest = checkpoint.load_newest(self.folder.checkpoints, print)
+        if newest is None:
+            raise UserError(f"the run in {self.folder.path} has no checkpoint yet; let it train first")
+        return newest
+
+    def _guided(self, scale: float) -> Objective:
+        """The model with another guidance scale; everything else is shared."""
+        guidance = self.model.guidance
+        if "scale" not in attrs.fields_dict(type(guidance.config)):
+            raise UserError(f"guidance {self.config.part('guidance').name} of this run has no scale")
+        try:
+            config = attrs.evolve(guidance.config, scale=scale)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"scale {scale}: {error.args[0]}") from error
+        setting = GuidanceSetting(streams=self.model.specs, num_classes=self.run.data.num_classes)
+        other = type(guidance)(config, setting)
+        other.load_state_dict(guidance.state_dict())
+        model = self.model.with_weights(self.model.state_dict())
+        model.guidance = other.to(self.device).eval().requires_grad_(False)
+        return model
+
+
+def open_run(folder: str | Path, *, device: torch.device | str = "cpu", catalog: Catalog | None = None) -> OpenedRun:
+    """Opens the folder of a run; its data set and its encoders need not be there.
+
+    Args:
+        folder: the run folder.
+        device: where its networks go.
+        catalog: plugins on offer; by default those that are installed.
+
+    Raises:
+        UserError: if it is not the folder of a run.
+    """
+    opened = OpenedRun(RunFolder(Path(folder)), catalog or load_catalog(), device)
+    if not opened.folder.config.is_file():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
+    return opened
+
+
+def load_weak(run: Run, catalog: Catalog, device: torch.device | str = "cpu") -> None:
+    """Gives a run the model of the weaker run that its guidance names (autoguidance).
+
+    Raises:
+        UserError: if there is no such run, or its model does not fit this run's streams and classes.
+    """
+    folder = run.objective.guidance.weak_run
+    if not folder:
+        return
+    where = f"{run.config.part('guidance').title}: the run in {folder}"
+    opened: Any = open_run(folder, device=device, catalog=catalog)
+    weak, specs = opened.run.objective, run.objective.specs
+    if odd := [name for name, spec in weak.specs.items() if specs.get(name) != spec]:
+        raise UserError(f"{where} has another stream {odd[0]!r} ({weak.specs[odd[0]]}) than this run")
+    if opened.run.data.num_classes != run.data.num_classes:
+        raise UserError(f"{where} knows {opened.run.data.num_classes} classes, and this run {run.data.num_classes}")
+    run.objective.beside["weak"] = opened.model

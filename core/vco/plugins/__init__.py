@@ -1,0 +1,1 @@
+"""What is on offer: finding plugins, and the names of their components."""
