@@ -20,10 +20,11 @@ from vco.randomness import RowGenerator
 
 @runtime_checkable
 class Network(Protocol):
-    """A network that can be asked about any noisy streams, times and condition. `Denoised` is complete: both the clean
-    prediction and the velocity of every stream are there."""
+    """A network that can be asked about any noisy streams, times and condition."""
 
-    def __call__(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised: ...
+    def __call__(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        """The network's answer, with both the clean prediction and the velocity of every stream."""
+        ...
 
 
 @attrs.define(kw_only=True, slots=False)
@@ -122,7 +123,7 @@ class Step:
         }
 
     def asking(self, *, times: Times | None = None, condition: Condition | None = None) -> "Step":
-        """A step of the same images and noise, about which the network is asked at other times or told other things."""
+        """The same images and noise at other times, or with another condition; `noisy` follows the times."""
         changed = attrs.evolve(self, times=times or self.times, condition=condition or self.condition)
         return changed if times is None else attrs.evolve(changed, noisy=self.noised(times))
 
@@ -131,7 +132,7 @@ class Step:
         return attrs.evolve(self, denoised=denoised)
 
     def of_loss(self, name: str, stage: str, reads_features: bool) -> "Step":
-        """The step as one loss sees it in one stage: with random numbers of its own, and encoders if it declares them."""
+        """The step as one loss sees it in one stage: with its own random numbers, and encoders if it declares some."""
         return attrs.evolve(
             self, generator=self._rows.of(f"{name}/{stage}"), reader=name, reads_features=reads_features
         )
@@ -139,8 +140,8 @@ class Step:
     def _source(self, name: str) -> tuple[FeatureSource, str]:
         if not self._reads_features:
             raise UserError(
-                f"loss {self._reader} reads encoder features and does not declare needs_features = True: its author has "
-                "to add that"
+                f"loss {self._reader} reads encoder features and does not declare needs_features = True: its author "
+                "has to add that"
             )
         name = name or next(iter(self.sources))
         return self.sources[name], name

@@ -1,8 +1,8 @@
 """From the arguments of `vco-run` to plain data: what was set, and with which option. Nothing is looked up yet.
 
-A layer is flat. "backbone" holds a chosen name and "backbone.depth" an option of it. Where several may be chosen, "loss"
-holds a tuple of names and "loss.repa.weight" an option of one; "metric.fd.digits-cnn.weights" is an option of the
-encoder that a metric looks through.
+A layer is flat. "backbone" holds a chosen name and "backbone.depth" an option of it. Where several may be chosen,
+"loss" holds a tuple of names and "loss.repa.weight" an option of one; "metric.fd.digits-cnn.weights" is an option of
+the encoder that a metric looks through.
 """
 
 from collections.abc import Mapping, Sequence

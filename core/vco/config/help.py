@@ -1,4 +1,4 @@
-"""The text of `vco-run --help`: every option of the core and of the chosen components, with its value and its source."""
+"""The text of `vco-run --help`: every option of the core and of the chosen components, with value and source."""
 
 import argparse
 import typing

@@ -143,7 +143,8 @@ def _checked(plain: dict[str, Any], path: str) -> dict[str, Any]:
     version = plain.pop("api", 1 if "evaluator" in plain else API_OF_FILES)
     if version != API_OF_FILES:
         raise UserError(
-            f"{path} was written for version {version!r:.20} of vco's settings, and this vco reads version {API_OF_FILES}: "
+            f"{path} was written for version {version!r:.20} of vco's settings, and this vco reads version "
+            f"{API_OF_FILES}: "
             'use the vco that wrote it, or write its settings anew (docs/changelog.md, "From API 1 to API 2")'
         )
     return plain
@@ -275,8 +276,8 @@ def _load(part: _Chosen, catalog: Catalog, errors: list[str]) -> type[Any] | Non
         return None
     for name, kind in unsupported(component.Config).items():
         errors.append(
-            f"{part.path}.{name}: {part.name} declares it as {kind}, which no configuration file can hold; its author has to "
-            "use bool, int, float, str, Literal, X | None, tuple[X, ...] or Mapping[str, X]"
+            f"{part.path}.{name}: {part.name} declares it as {kind}, which no configuration file can hold; its author "
+            "has to use bool, int, float, str, Literal, X | None, tuple[X, ...] or Mapping[str, X]"
         )
         return None
     return component

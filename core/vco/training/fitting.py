@@ -78,7 +78,7 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
 
 
 def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:
-    """A hash of all that a fit depends on: encoders, codec and their weights, data, adapter, and their code's version."""
+    """A hash of all that a fit depends on: encoders, codec, their weights, data, adapter, and their code's version."""
     config, frozen = run.config, [*run.objective.sources.values(), run.objective.codec]
     parts = [part for part in config.parts if part.section in ("features", "data", "adapter", "codec")]
     plain = {part.path: [part.name, to_plain(part.config)] for part in parts}

@@ -19,10 +19,11 @@ from vco.distributed import errors_shared
 from vco.errors import TrainingStoppedError, UserError
 from vco.evaluation.evaluate import Evaluation, describe_results
 from vco.folder import RunFolder
-from vco.objective import Inputs, Objective
+from vco.objective import Objective
 from vco.randomness import RowGenerator, noise, seed_of
 from vco.run import Run
 from vco.sampling.sample import sample_grid
+from vco.step_inputs import Inputs
 from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint
 from vco.storage.metrics_file import append_line, keep_lines
@@ -270,8 +271,9 @@ class Training:
         if expected != found:
             odd = sorted({n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)})
             raise UserError(
-                f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than this run: {odd[0]} "
-                f"and {len(odd) - 1} more tensors differ; use the settings it was made with, or another --output-dir"
+                f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than this run: "
+                f"{odd[0]} and {len(odd) - 1} more tensors differ; use the settings it was made with, or another "
+                "--output-dir"
             )
         self.objective.load_state_dict(saved.tensors["model"])
         for i, average in enumerate(self.ema.averages):
