@@ -1,12 +1,15 @@
-"""Compares methods on digits at equal steps and at equal wall-clock: several seeds each, mean and spread.
+"""Compares methods on digits: every method unguided, and at the best guidance scale of one small sweep.
 
-    python benchmarks/compare_digits.py --work /tmp/compare --steps 400 --seeds 3 --jobs 2
+    python benchmarks/compare_digits.py --work /tmp/compare --seeds 3 --jobs 2
 
-The methods are the commands of docs/methods.md. First the cost of a step is measured, the methods taking turns; a
-method's step then counts as so many steps of the cheapest one, and what else the machine does later changes nothing.
-Every run is a `vco-run` of its own: it is evaluated when its share of the wall-clock is used up, and again after all
-steps. Finished runs are not repeated, interrupted ones go on. Writes the section of docs/results.md between its
-marks, and its pictures.
+The methods are the commands of docs/methods.md. A run is trained once with `vco-run` and then sampled and evaluated at
+each scale of the sweep. One scale for all methods would be unfair: a method whose null branch lacks more (V-Co's hides
+label and features) is guided harder by the same number. With `--wall-clock`, methods are also compared at equal
+wall-clock: the cost of a step is measured first, the methods taking turns, and each method is evaluated after the
+number of steps that the cheapest one's time allows.
+
+Finished evaluations are not repeated, and interrupted runs go on. The script writes the section of docs/results.md
+between its marks, and its pictures.
 """
 
 import argparse
@@ -31,34 +34,55 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
 BATCH = 80
-ROUNDS = 2
+STEPS = 400
+SCALES = ("1.0", "1.2", "1.5")
+"""The sweep; at 1.0 nothing is guided."""
 BEGIN, END = "<!-- written by benchmarks/compare_digits.py -->", "<!-- end -->"
 PICTURES = """
-Samples of the first seed after all steps, a column per class:
+Unguided samples of the first seed after all steps, a column per class:
 
 ![sample grids of every method](results_samples.png)
 
-The pixels' training loss of the first seed. Each process has its own distribution of noise, so compare within one:
+The image stream's training loss of the first seed. Each process has its own distribution of noise, so compare within
+one:
 
-![training loss of the pixels of every method](results_curves.png)
+![training loss of the image stream of every method](results_curves.png)
 """
 
 
 @attrs.frozen
 class Entry:
-    """One method's scores, a Frechet distance per seed."""
+    """One method's scores: scale -> Frechet distance of each seed."""
 
-    steps_in_time: int
-    in_time: list[float]
-    all_steps: list[float]
+    steps: int
+    scores: Mapping[str, Sequence[float]]
+
+    @property
+    def best_scale(self) -> str:
+        """The scale with the lowest mean."""
+        return min(self.scores, key=lambda scale: statistics.mean(self.scores[scale]))
+
+    @property
+    def best(self) -> Sequence[float]:
+        """The scores at the best scale."""
+        return self.scores[self.best_scale]
+
+    @property
+    def unguided(self) -> Sequence[float]:
+        """The scores at scale 1."""
+        return self.scores[SCALES[0]]
+
+
+def steps_of(method: str) -> int:
+    """Training steps of a method: those of its command, if it says any."""
+    said = re.search(r"--train\.steps (\d+)", METHODS[method])
+    return int(said.group(1)) if said else STEPS
 
 
 def vco_run(method: str, folder: Path, *options: str) -> None:
     """One `vco-run` of a method in one thread; its output goes into a file beside the folder."""
-    # all methods are guided alike
-    command = [sys.executable, "-m", "vco.cli", *shlex.split(METHODS[method]), "--guidance.scale", "1.5"]
-    command += ["--sample.steps", "10"]
-    with folder.with_suffix(".log").open("a") as log:
+    command = [sys.executable, "-m", "vco.cli", *shlex.split(METHODS[method]), "--sample.steps", "10"]
+    with Path(f"{folder}.log").open("a") as log:
         subprocess.run(
             [*command, *options, "--output-dir", str(folder)],
             check=True,
@@ -73,7 +97,7 @@ def folder_name(method: str) -> str:
     return re.sub(r"[^A-Za-z]+", "-", method)
 
 
-def measure_cost(methods: Sequence[str], work: Path) -> dict[str, float]:
+def measure_cost(methods: Sequence[str], work: Path, rounds: int = 2) -> dict[str, float]:
     """Seconds per training step of each method: the least of some rounds in which the methods take turns.
 
     The least, because other work on the machine only ever adds to it.
@@ -82,12 +106,12 @@ def measure_cost(methods: Sequence[str], work: Path) -> dict[str, float]:
     if path.exists():
         return json.loads(path.read_text())
     seconds: dict[str, list[float]] = {method: [] for method in methods}
-    short = ["--train.steps", "40", "--train.log-every", "5", "--sample.steps", "2", "--eval.samples", "20"]
-    bar = tqdm(total=ROUNDS * len(seconds), desc="cost of a step", unit="run")
-    for turn in range(ROUNDS):
+    short = ["--train.steps", "40", "--train.log-every", "5", "--metric", "none", "--train.sample-every", "1000"]
+    bar = tqdm(total=rounds * len(seconds), desc="cost of a step", unit="run")
+    for turn in range(rounds):
         for method, times in seconds.items():
             folder = work / f"cost-{folder_name(method)}-{turn}"
-            if not (folder / "eval.json").exists():
+            if not (folder / "report.html").exists():
                 vco_run(method, folder, *short)
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             times.append(BATCH / max(line["images_per_second"] for line in lines))
@@ -98,59 +122,75 @@ def measure_cost(methods: Sequence[str], work: Path) -> dict[str, float]:
 
 
 def evaluated(method: str, seed: int, steps: Sequence[int], work: Path, start: bool) -> list[dict[str, Any]]:
-    """The evaluations of one run after each of several numbers of steps, in rising order.
+    """The evaluations of one run after each of several numbers of steps, in rising order: scale -> eval.json.
 
     Raises:
         FileNotFoundError: if one is not there and must not be started.
     """
     folder = work / f"{folder_name(method)}-seed{seed}"
-    scores: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for count in steps:
-        kept = work / f"{folder.name}-step{count}.json"
-        if start and not kept.exists():
-            often = ["--train.sample-every", str(10 * max(steps)), "--train.checkpoint-every", "100"]
-            vco_run(method, folder, "--seed", str(seed), "--train.steps", str(count), *often)
-            shutil.copy(folder / "eval.json", kept)
-        scores.append(json.loads(kept.read_text()))
-    return scores
+        scores: dict[str, Any] = {}
+        for scale in reversed(SCALES):
+            kept = work / f"{folder.name}-step{count}-scale{scale}.json"
+            if start and not kept.exists():
+                options = ["--seed", str(seed), "--train.steps", str(count), "--guidance.scale", scale]
+                options += ["--train.sample-every", "100000", "--train.checkpoint-every", "100"]
+                options += [] if scale == SCALES[-1] else ["--refresh"]
+                vco_run(method, folder, *options)
+                shutil.copy(folder / "eval.json", kept)
+            scores[scale] = json.loads(kept.read_text())
+        found.append(scores)
+    return found
 
 
-def table(entries: Mapping[str, Entry], costs: Mapping[str, float]) -> str:
-    """The results as Markdown; a method whose mean is within the spreads of the best is called a tie with it."""
+def spread(scores: Sequence[float]) -> float:
+    """Standard deviation over seeds; 0 where there is one seed."""
+    return statistics.stdev(scores) if len(scores) > 1 else 0.0
 
-    def show(scores: Sequence[float], best: Sequence[float]) -> str:
-        text = f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}"
-        tie = statistics.mean(scores) - statistics.mean(best) <= statistics.stdev(scores) + statistics.stdev(best)
-        return f"**{text}** (best)" if scores is best else f"{text} (tie)" if tie else text
 
-    best_in_time = min((e.in_time for e in entries.values()), key=statistics.mean)
-    best_all_steps = min((e.all_steps for e in entries.values()), key=statistics.mean)
-    cheapest = min(costs[method] for method in entries)
-    lines = [
-        "| method | equal steps | equal wall-clock | cost of a step | its steps | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for method, entry in sorted(entries.items(), key=lambda item: statistics.mean(item[1].all_steps)):
+def table(entries: Mapping[str, Entry], in_time: Mapping[str, Entry], costs: Mapping[str, float]) -> str:
+    """The results as Markdown, the best first."""
+
+    def show(scores: Sequence[float]) -> str:
+        deviation = f" ± {spread(scores):.3f}" if len(scores) > 1 else ""
+        return f"{statistics.mean(scores):.3f}{deviation}"
+
+    best = min((entry.best for entry in entries.values()), key=statistics.mean)
+    head = ["method", "unguided", "best of the sweep", "its scale", "steps", "seeds"]
+    head += ["at equal wall-clock", "its steps", "cost of a step"] if in_time else []
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for method, entry in sorted(entries.items(), key=lambda item: statistics.mean(item[1].best)):
+        tie = statistics.mean(entry.best) - statistics.mean(best) <= spread(entry.best) + spread(best)
+        label = " (best)" if entry.best is best else " (tie)" if tie and len(best) > 1 else ""
         row = [
             f"[{method}](methods.md#{re.sub('[^a-z0-9 -]', '', method.lower()).replace(' ', '-')})",
-            show(entry.all_steps, best_all_steps),
-            show(entry.in_time, best_in_time),
-            f"{costs[method] / cheapest:.2f}",
-            str(entry.steps_in_time),
-            str(len(entry.all_steps)),
+            show(entry.unguided),
+            show(entry.best) + label,
+            entry.best_scale,
+            str(entry.steps),
+            str(len(entry.best)),
         ]
+        if in_time:
+            cheapest = min(costs.values())
+            row += [show(in_time[method].best), str(in_time[method].steps), f"{costs[method] / cheapest:.2f}"]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def describe(steps: int, real: float) -> str:
+def describe(real: float, seeds: int, wall_clock: bool) -> str:
     """What the numbers of the table are."""
+    ties = " A *tie* is a mean within the two standard deviations (added) of the best." if seeds > 1 else ""
+    time = (
+        f" *Equal wall-clock*: the time in which the cheapest method does {STEPS} steps, on one CPU thread."
+        if wall_clock
+        else ""
+    )
+    mean = "; mean ± standard deviation over seeds" if seeds > 1 else ""
     return f"""\
 Frechet distance in the features of `digits-cnn` (lower is better) of 1,000 class-balanced samples against the 297
-held-out digits; mean ± standard deviation over seeds; EMA weights, guidance scale 1.5, 10 Heun steps. Training
-images score {real:.3f}. *Equal steps*: {steps} steps of {BATCH} images. *Equal wall-clock*: the time in which the
-cheapest method does {steps} steps, on one CPU thread; *its steps* are what a method does in that time. A *tie* is a
-mean within the two standard deviations (added) of the best.
+held-out digits, after steps of {BATCH} images, with EMA weights and 10 Heun steps{mean}. Training images score
+{real:.3f}. *Unguided* is scale 1; the sweep is {", ".join(SCALES)} for every method.{ties}{time}
 
 """
 
@@ -158,8 +198,8 @@ mean within the two standard deviations (added) of the best.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=3, help="at least 2")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--wall-clock", action="store_true", help="also compare at equal wall-clock")
     parser.add_argument("--finished", action="store_true", help="start no run: use the finished ones")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each")
     parser.add_argument(
@@ -168,31 +208,35 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for results.md and its pictures")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    costs = measure_cost(args.methods, args.work)
-    cheapest = min(costs[method] for method in args.methods)
-    steps_in_time = {method: round(args.steps * cheapest / costs[method]) for method in args.methods}
+    costs = measure_cost(args.methods, args.work) if args.wall_clock else {}
+    in_time = {m: round(STEPS * min(costs.values()) / costs[m]) for m in args.methods} if costs else {}
 
     def finished(method: str, seed: int) -> list[dict[str, Any]]:
+        steps = [*([in_time[method]] if in_time else []), steps_of(method)]
         try:
-            return evaluated(method, seed, [steps_in_time[method], args.steps], args.work, start=not args.finished)
+            return evaluated(method, seed, steps, args.work, start=not args.finished)
         except FileNotFoundError:
             return []
 
     pairs = [(method, seed) for seed in range(args.seeds) for method in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = {pair: pool.submit(finished, *pair) for pair in pairs}
-        scores = {pair: job.result() for pair, job in tqdm(jobs.items(), desc="runs", unit="run")}
-    entries: dict[str, Entry] = {}
-    for method in args.methods:
-        runs = [scores[method, seed] for seed in range(args.seeds) if scores[method, seed]]
-        values = [[run[k]["value"] for run in runs] for k in (0, -1)]
-        entries[method] = Entry(steps_in_time[method], *values)
-    folders = {method: args.work / f"{folder_name(method)}-seed0" for method in args.methods}
+        found = {pair: job.result() for pair, job in tqdm(jobs.items(), desc="runs", unit="run")}
+
+    def entry(method: str, place: int, steps: int) -> Entry | None:
+        runs = [found[method, seed][place] for seed in range(args.seeds) if found[method, seed]]
+        return Entry(steps, {scale: [run[scale]["value"] for run in runs] for scale in SCALES}) if runs else None
+
+    entries = {m: e for m in args.methods if (e := entry(m, -1, steps_of(m)))}
+    timed = {m: e for m in entries if in_time and (e := entry(m, 0, in_time[m]))}
+    folders = {method: args.work / f"{folder_name(method)}-seed0" for method in entries}
     draw_grids(folders, args.out / "results_samples.png")
     draw_curves(folders, args.out / "results_curves.png")
     page = args.out / "results.md"
     before, after = (page.read_text() if page.exists() else f"{BEGIN}\n{END}\n").split(BEGIN)
-    section = describe(args.steps, scores[pairs[0]][-1]["real_value"]) + table(entries, costs) + PICTURES
+    real = next(run for run in found.values() if run)[-1][SCALES[0]]["real_value"]
+    seeds = max(len(e.best) for e in entries.values())
+    section = describe(real, seeds, bool(timed)) + table(entries, timed, costs) + PICTURES
     page.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after.split(END)[1]}")
 
 

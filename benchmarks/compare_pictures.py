@@ -1,4 +1,4 @@
-"""The pictures of compare_digits.py: sample grids side by side, and curves of the pixels' training loss."""
+"""The pictures of compare_digits.py: sample grids side by side, and curves of the image stream's training loss."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def draw_grids(folders: Mapping[str, Path], path: Path) -> None:
 
 
 def draw_curves(folders: Mapping[str, Path], path: Path) -> None:
-    """Writes the training loss of the pixel stream of each run, in panels of six runs.
+    """Writes the training loss of the image stream of each run, in panels of six runs.
 
     Args:
         folders: name -> run folder.
@@ -48,11 +48,11 @@ def draw_curves(folders: Mapping[str, Path], path: Path) -> None:
     for panel, group in zip(panels, groups, strict=True):
         for name in group:
             lines = [json.loads(line) for line in (folders[name] / "metrics.jsonl").read_text().splitlines()]
-            loss = np.convolve([line["pixels"] for line in lines], np.ones(WINDOW) / WINDOW, mode="valid")
+            loss = np.convolve([line["image"] for line in lines], np.ones(WINDOW) / WINDOW, mode="valid")
             panel.plot([line["step"] for line in lines][WINDOW - 1 :], loss, linewidth=1.2, label=name)
         panel.set_yscale("log")
         panel.set_xlabel("step", fontsize=8)
         panel.tick_params(labelsize=7, which="both")
         panel.legend(fontsize=6.5)
-    panels[0].set_ylabel("loss of the pixels", fontsize=8)
+    panels[0].set_ylabel("loss of the image stream", fontsize=8)
     figure.savefig(path, dpi=100)
