@@ -8,10 +8,11 @@ import attrs
 import yaml
 
 from vco.config.command_line import parse
-from vco.config.plain import sampling_options
+from vco.config.plain import read_plain, sampling_options
 from vco.config.resolve import RECORD, Invocation, resolve, to_plain_run
 from vco.config.settings import RunConfig
 from vco.errors import UserError
+from vco.facts import RunFacts
 from vco.plugins.registry import Catalog
 from vco.storage.files import lock, write_atomic
 from vco.storage.metrics_file import read_lines
@@ -38,6 +39,11 @@ class RunFolder:
     def plugins(self) -> Path:
         """Which plugin had which name."""
         return self.path / RECORD
+
+    @property
+    def facts(self) -> Path:
+        """What the run's data set and encoders look like."""
+        return self.path / "facts.yaml"
 
     @property
     def metrics(self) -> Path:
@@ -100,6 +106,19 @@ class RunFolder:
             raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
         return resolve(parse(["--config", str(self.config)]), catalog).config
 
+    def read_facts(self) -> RunFacts:
+        """What the run's data set and encoders look like.
+
+        Raises:
+            UserError: if the file is missing or damaged.
+        """
+        try:
+            return RunFacts.read(read_plain(self.facts))
+        except UserError as error:
+            raise UserError(
+                f"{self.facts} cannot be used ({error}); start the run again with its own command, which writes it"
+            ) from error
+
     def claim(self, invocation: Invocation) -> IO[str]:
         """Locks the folder; what failed there before its first checkpoint binds nobody.
 
@@ -117,8 +136,9 @@ class RunFolder:
             raise
         return held
 
-    def record(self, invocation: Invocation) -> None:
-        """Writes config.yaml, and what its names came from, once they are true of what the folder holds."""
+    def record(self, invocation: Invocation, facts: RunFacts) -> None:
+        """Writes the settings, the facts and what the names came from, once they are true of what the folder holds."""
+        write_atomic(self.facts, yaml.safe_dump(facts.plain(), sort_keys=False))
         write_atomic(self.config, yaml.safe_dump(to_plain_run(invocation.config), sort_keys=False))
         write_atomic(self.plugins, yaml.safe_dump(invocation.catalog.origins()))
 

@@ -66,7 +66,7 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
         if training.step:
             say(f"resuming after step {training.step} of {steps}")
         if main:
-            folder.record(invocation)
+            folder.record(invocation, run.facts)
         if stopped := training.train():
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
             return 128 + stopped
@@ -86,7 +86,7 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
         if invocation.refresh:
             training.sample()
         folder.report.unlink(missing_ok=True)  # until there is one of this score
-        folder.record(invocation)
+        folder.record(invocation, training.run.facts)
         title = folder.path.name
         if results:
             write_results(results, training.run, steps, folder)
@@ -114,7 +114,7 @@ def describe(invocation: Invocation, run: Run, device: str) -> str:
     used = "features" if objective.sources else "features (not used)"
     rows = [
         ("preset", invocation.preset or "none"),
-        ("data", f"{name('data')}: {run.data.num_classes} classes, {'x'.join(map(str, run.data.image_shape))}"),
+        ("data", f"{name('data')}: {run.facts.num_classes} classes, {'x'.join(map(str, run.facts.image_shape))}"),
         ("codec", name("codec")),
         ("backbone", f"{name('backbone')}: {count(objective.backbone)}, {objective.backbone.depth} blocks"),
         (used, ", ".join(config.all_of("features")) or "none"),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vco.api import GuidanceSetting
+from vco.api import FeatureSource, GuidanceSetting
 from vco.config.settings import RunConfig
 from vco.errors import UserError
 from vco.folder import RunFolder
@@ -38,11 +38,23 @@ class OpenedRun:
 
     @cached_property
     def run(self) -> Run:
-        """Its components, of which the networks are not trained; the codec is loaded, encoders are not."""
-        run = assemble(self.config, self.catalog)
+        """Its components: the networks with initial weights, the codec loaded; data set and encoders are not there."""
+        run = assemble(self.config, self.catalog, facts=self.folder.read_facts())
         run.objective.codec.load()
         run.objective.codec.requires_grad_(False).eval().to(self.device)
         return run
+
+    @cached_property
+    def encoders(self) -> dict[str, FeatureSource]:
+        """The run's frozen encoders by name, loaded; their weights must be at hand.
+
+        Raises:
+            UserError: if weights are missing.
+        """
+        run = assemble(self.config, self.catalog)
+        run.load()
+        run.to(self.device)
+        return run.objective.sources
 
     @cached_property
     def step(self) -> int:
@@ -84,7 +96,7 @@ class OpenedRun:
         Raises:
             UserError: if a label is no class, or the guidance of the run has no scale.
         """
-        classes = self.run.data.num_classes
+        classes = self.run.facts.num_classes
         wanted = torch.as_tensor(labels, dtype=torch.long).flatten()
         if len(wanted) == 0 or not bool(((wanted >= 0) & (wanted < classes)).all()):
             raise UserError(f"labels are the numbers of classes, from 0 to {classes - 1}, and at least one is needed")
@@ -118,7 +130,7 @@ class OpenedRun:
             config = attrs.evolve(guidance.config, scale=scale)
         except (ValueError, TypeError) as error:
             raise UserError(f"scale {scale}: {error.args[0]}") from error
-        setting = GuidanceSetting(streams=self.model.specs, num_classes=self.run.data.num_classes)
+        setting = GuidanceSetting(streams=self.model.specs, num_classes=self.run.facts.num_classes)
         other = type(guidance)(config, setting)
         other.load_state_dict(guidance.state_dict())
         model = self.model.with_weights(self.model.state_dict())
@@ -157,6 +169,7 @@ def load_weak(run: Run, catalog: Catalog, device: torch.device | str = "cpu") ->
     weak, specs = opened.run.objective, run.objective.specs
     if odd := [name for name, spec in weak.specs.items() if specs.get(name) != spec]:
         raise UserError(f"{where} has another stream {odd[0]!r} ({weak.specs[odd[0]]}) than this run")
-    if opened.run.data.num_classes != run.data.num_classes:
-        raise UserError(f"{where} knows {opened.run.data.num_classes} classes, and this run {run.data.num_classes}")
+    theirs, ours = opened.run.facts.num_classes, run.facts.num_classes
+    if theirs != ours:
+        raise UserError(f"{where} knows {theirs} classes, and this run {ours}")
     run.objective.beside["weak"] = opened.model

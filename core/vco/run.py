@@ -11,6 +11,7 @@ from vco.api import IMAGE, FeatureSource
 from vco.compatibility import Compatibility
 from vco.config.settings import Part, RunConfig
 from vco.errors import UserError, one_line
+from vco.facts import RunFacts
 from vco.objective import Objective
 from vco.plugins.registry import Catalog
 
@@ -34,13 +35,22 @@ class Run:
     """The components of a run. Weights are initialised (or on the meta device); nothing has been read from disk."""
 
     config: RunConfig
-    data: api.Data
+    facts: RunFacts
+    """What its components were built for."""
+    at_hand: api.Data | None
+    """The data set; None where a run is only sampled from."""
     objective: Objective
     solver: api.Solver
     optimizer: api.Optimizer
     metrics: Sequence[MetricChoice]
     frozen: Mapping[str, api.Codec | api.FeatureSource]
     """Codec and encoders that the run needs, by their place in the configuration, as in "features.dinov2"."""
+
+    @property
+    def data(self) -> api.Data:
+        """The data set, in a run that trains or is scored."""
+        assert self.at_hand is not None, "this run was assembled from its facts, without a data set"
+        return self.at_hand
 
     def load(self) -> None:
         """Loads the codec and the frozen encoders; raises `UserError` if one cannot be."""
@@ -86,6 +96,7 @@ def assemble(
     origin: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     processes: int = 1,
+    facts: RunFacts | None = None,
 ) -> Run:
     """Builds every component of a run.
 
@@ -95,59 +106,94 @@ def assemble(
         origin: section -> where its choice came from ("--backbone", "preset digits"), for messages.
         device: where the weights are created; "meta" costs nothing.
         processes: training processes that share a batch.
+        facts: what is known of data set and encoders, where the run is to be assembled without them: to sample from it.
 
     Raises:
         UserError: with one sentence for every misfit between the components.
     """
     fit = Compatibility(config, catalog, origin or {})
-    fit.check_batch(processes)
-    data: api.Data = fit.build("data", api.DataSetting())
-    codec: api.Codec = fit.build("codec", api.CodecSetting(image_shape=data.image_shape))
-    metrics, scoring = _metrics(config, fit, data)
-    fit.check_groups(data)
-
-    backbone_class, adapter_class = config.part("backbone").component, config.part("adapter").component
-    accepted = {*backbone_class.streams, *backbone_class.optional_streams}
-    chosen_losses = config.all_of("loss")
-    read_by_loss = any(part.component.needs_features for part in chosen_losses.values())
-    needed = read_by_loss or accepted != {IMAGE} or adapter_class.needs_stream or backbone_class.needs_features
-    features_setting = api.FeatureSetting(image_shape=data.image_shape)
+    data: api.Data | None = None
+    sources: dict[str, FeatureSource] = {}
+    metrics, scoring = list[MetricChoice](), dict[str, FeatureSource]()
+    if facts is None:
+        fit.check_batch(processes)
+        data = fit.build("data", api.DataSetting())
+        assert data is not None
+        metrics, scoring = _metrics(config, fit, data)
+        fit.check_groups(data)
     with torch.device(device):
         torch.manual_seed(config.seed)
-        sources: dict[str, FeatureSource] = {
-            name: fit.build(f"features.{name}", features_setting)
-            for name in (config.all_of("features") if needed else ())
-        }
-        features = {name: source.spec for name, source in sources.items()}
-        adapter: api.Adapter = fit.build("adapter", api.AdapterSetting(features=features, image=codec.spec))
-        offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
-        fit.check_streams(accepted, set(offered))
-        specs = {IMAGE: codec.spec, **offered}
-        guidance: api.Guidance = fit.build("guidance", api.GuidanceSetting(streams=specs, num_classes=data.num_classes))
-        fit.raise_problems()
-        process: api.Process = fit.build("process", api.ProcessSetting(streams=specs))
-        until = any(part.component.needs_until for part in (*chosen_losses.values(), config.part("solver")))
-        backbone: api.Backbone = fit.build(
-            "backbone", api.BackboneSetting(streams=specs, num_classes=data.num_classes, features=features, until=until)
-        )
-        loss_setting = api.LossSetting(
-            width=backbone.width,
-            grid=backbone.grid,
-            depth=backbone.depth,
-            features=features,
-            streams=specs,
-            num_classes=data.num_classes,
-        )
-        losses: dict[str, api.Loss] = {name: fit.build(f"loss.{name}", loss_setting) for name in chosen_losses}
-    solver: api.Solver = fit.build("solver", api.SolverSetting(streams=specs))
+        if data is not None:
+            sources = _sources(config, fit, data.image_shape)
+            features = {name: source.spec for name, source in sources.items()}
+            facts = RunFacts(image_shape=data.image_shape, num_classes=data.num_classes, features=features)
+        assert facts is not None
+        objective, solver = _networks(config, fit, facts, sources)
     setting = api.OptimizerSetting(learning_rate=config.train.learning_rate)
     optimizer: api.Optimizer = fit.build("optimizer", setting)
+    frozen = {"codec": objective.codec}
+    frozen |= {f"features.{name}": source for name, source in objective.sources.items()}
+    return Run(
+        config=config,
+        facts=facts,
+        at_hand=data,
+        objective=objective,
+        solver=solver,
+        optimizer=optimizer,
+        metrics=metrics,
+        frozen=frozen | scoring,
+    )
+
+
+def _sources(config: RunConfig, fit: Compatibility, image_shape: tuple[int, int, int]) -> dict[str, FeatureSource]:
+    """The encoders by name; none if neither backbone, adapter nor any loss wants one."""
+    backbone, adapter = config.part("backbone").component, config.part("adapter").component
+    read_by_loss = any(part.component.needs_features for part in config.all_of("loss").values())
+    takes_streams = {*backbone.streams, *backbone.optional_streams} != {IMAGE}
+    if not (read_by_loss or takes_streams or adapter.needs_stream or backbone.needs_features):
+        return {}
+    setting = api.FeatureSetting(image_shape=image_shape)
+    return {name: fit.build(f"features.{name}", setting) for name in config.all_of("features")}
+
+
+def _networks(
+    config: RunConfig, fit: Compatibility, facts: RunFacts, sources: Mapping[str, FeatureSource]
+) -> tuple[Objective, api.Solver]:
+    """What is trained, and the solver, after checking that they fit together."""
+    codec: api.Codec = fit.build("codec", api.CodecSetting(image_shape=facts.image_shape))
+    backbone_class = config.part("backbone").component
+    accepted = {*backbone_class.streams, *backbone_class.optional_streams}
+    adapter: api.Adapter = fit.build("adapter", api.AdapterSetting(features=facts.features, image=codec.spec))
+    offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
+    fit.check_streams(accepted, set(offered))
+    specs = {IMAGE: codec.spec, **offered}
+    guidance: api.Guidance = fit.build("guidance", api.GuidanceSetting(streams=specs, num_classes=facts.num_classes))
+    fit.raise_problems()
+    process: api.Process = fit.build("process", api.ProcessSetting(streams=specs))
+    chosen = config.all_of("loss")
+    backbone_setting = api.BackboneSetting(
+        streams=specs,
+        num_classes=facts.num_classes,
+        features=facts.features,
+        until=any(part.component.needs_until for part in (*chosen.values(), config.part("solver"))),
+    )
+    backbone: api.Backbone = fit.build("backbone", backbone_setting)
+    loss_setting = api.LossSetting(
+        width=backbone.width,
+        grid=backbone.grid,
+        depth=backbone.depth,
+        features=facts.features,
+        streams=specs,
+        num_classes=facts.num_classes,
+    )
+    losses: dict[str, api.Loss] = {name: fit.build(f"loss.{name}", loss_setting) for name in chosen}
+    solver: api.Solver = fit.build("solver", api.SolverSetting(streams=specs))
     fit.check_blocking(guidance, backbone)
     fit.check_until(solver, losses, backbone)
     fit.check_losses(losses, backbone, set(specs))
     fit.check_stream_weights(set(specs))
     fit.raise_problems()
-    used = sources if read_by_loss or offered or backbone_class.needs_features else {}
+    read = offered or backbone_class.needs_features or any(loss.needs_features for loss in losses.values())
     objective = Objective(
         backbone=backbone,
         adapter=adapter,
@@ -155,20 +201,11 @@ def assemble(
         guidance=guidance,
         process=process,
         codec=codec,
-        sources=used,
+        sources=sources if read else {},
         specs=specs,
         stream_weights=config.train.stream_weights,
     )
-    frozen = {"codec": codec, **{f"features.{name}": source for name, source in used.items()}, **scoring}
-    return Run(
-        config=config,
-        data=data,
-        objective=objective,
-        solver=solver,
-        optimizer=optimizer,
-        metrics=metrics,
-        frozen=frozen,
-    )
+    return objective, solver
 
 
 def _metrics(

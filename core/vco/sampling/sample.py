@@ -63,12 +63,12 @@ def sample_many(
     size = run.config.sample.batch_size
     for start in range(0, len(indices), size):
         batch = indices[start : start + size]
-        yield sample(run, objective, torch.tensor(batch) % run.data.num_classes, batch, device)
+        yield sample(run, objective, torch.tensor(batch) % run.facts.num_classes, batch, device)
 
 
 def sample_grid(run: Run, objective: Objective, path: Path, device: torch.device | str = "cpu") -> None:
     """Writes a PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
-    classes = run.data.num_classes
+    classes = run.facts.num_classes
     columns = min(classes, 10)
     labels = (torch.arange(columns) * classes // columns).repeat(run.config.sample.grid_rows)
     images = sample(run, objective, labels, range(len(labels)), device)
