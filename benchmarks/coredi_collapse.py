@@ -54,7 +54,7 @@ def draw(logs: dict[str, list[dict[str, float]]], path: Path) -> None:
         "loss of the features (log)": lambda variant, line: line["features"],
         "effective rank of their 8 channels": lambda variant, line: line["adapter.effective_rank"],
         "their standard deviation (log)": stream_std,
-        "loss of the pixels (log)": lambda variant, line: line["pixels"],
+        "loss of the image (log)": lambda variant, line: line["image"],
     }
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -88,7 +88,7 @@ def main() -> None:
         last = lines[-1]
         print(
             f"{variant:36} features {last['features']:.3f}  effective rank {last['adapter.effective_rank']:.1f}  "
-            f"std {stream_std(variant, last):.2f}  pixels {last['pixels']:.3f}"
+            f"std {stream_std(variant, last):.2f}  image {last['image']:.3f}"
         )
 
 

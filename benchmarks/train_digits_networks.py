@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vco.api import ImageSet
+from vco.api import DataSetting, ImageSet
 from vco_plugins.data.digits import Digits
 from vco_plugins.features import digits_cnn, digits_vit
 
@@ -34,7 +34,7 @@ def main() -> None:
         start = time.perf_counter()
         network, logits = train()
         network.half().float()  # what is shipped is what is measured
-        images, labels = stacked(Digits(Digits.Config()).test())
+        images, labels = stacked(Digits(Digits.Config(), DataSetting()).test())
         with torch.no_grad():
             accuracy = (logits(images).argmax(1) == labels).float().mean().item()
         path = folder / f"{name}.safetensors"
@@ -79,7 +79,7 @@ def train_cnn() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 
 def fit(modules: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], *, epochs: int, rate: float) -> None:
     """AdamW with a cosine to zero over shuffled, augmented epochs of the training split."""
-    images, labels = stacked(Digits(Digits.Config()).train())
+    images, labels = stacked(Digits(Digits.Config(), DataSetting()).train())
     optimizer = torch.optim.AdamW(modules.parameters(), weight_decay=0.05)
     order: tuple[Tensor, ...] = ()
     steps = epochs * len(images) // BATCH

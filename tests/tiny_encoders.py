@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vco_plugins.checkpoints import Architecture
+from vco.api import FeatureSetting
 from vco_plugins.encoders import Encoder
 from vco_plugins.features.clip import CLIP
 from vco_plugins.features.dinov2 import DINOv2
@@ -19,6 +19,7 @@ from vco_plugins.features.mae import MAE
 from vco_plugins.features.siglip import SigLIP
 from vco_plugins.features.siglip2 import SigLIP2
 from vco_plugins.features.timm_vit import TimmViT
+from vco_plugins.pretrained import Architecture
 
 WIDTH, DEPTH, PATCH, SIDE = 32, 3, 8, 32
 SIZES: dict[str, Any] = {
@@ -77,7 +78,7 @@ class Case:
     def construct(self, folder: Path | str, *, resolution: int = SIDE, shape: Any = None, **options: Any) -> Encoder:
         """The source without weights; by default for images of its resolution."""
         config = self.source.Config(weights=str(folder), resolution=resolution, **options)
-        return self.source(config, image_shape=shape or (3, resolution, resolution))
+        return self.source(config, FeatureSetting(image_shape=shape or (3, resolution, resolution)))
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as the network was trained on them."""

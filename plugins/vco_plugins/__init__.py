@@ -7,10 +7,18 @@ from pathlib import Path
 
 from vco import hookimpl
 
+vco_api = 2
+
+
+@hookimpl
+def vco_codecs() -> dict[str, str]:
+    return {"pixels": "vco_plugins.codecs.pixels:Pixels"}
+
 
 @hookimpl
 def vco_backbones() -> dict[str, str]:
     return {
+        "dino-forcing": "vco_plugins.backbones.dino_forcing:DinoForcing",
         "jit": "vco_plugins.backbones.jit:JiT",
         "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual",
         "jit-joint": "vco_plugins.backbones.jit_joint:JiTJoint",
@@ -53,6 +61,9 @@ def vco_losses() -> dict[str, str]:
         "repa": "vco_plugins.losses.repa:REPA",
         "irepa": "vco_plugins.losses.irepa:IREPA",
         "drifting": "vco_plugins.losses.drifting:Drifting",
+        "dino-forcing": "vco_plugins.losses.dino_forcing:DinoForcing",
+        "sra": "vco_plugins.losses.sra:SRA",
+        "meanflow": "vco_plugins.losses.meanflow:MeanFlow",
     }
 
 
@@ -75,6 +86,7 @@ def vco_processes() -> dict[str, str]:
         "cascaded": "vco_plugins.processes.cascaded:Cascaded",
         "cascaded-noised": "vco_plugins.processes.cascaded:CascadedNoised",
         "offset": "vco_plugins.processes.offset:Offset",
+        "learned": "vco_plugins.processes.learned:Learned",
     }
 
 
@@ -84,7 +96,18 @@ def vco_solvers() -> dict[str, str]:
         "euler": "vco_plugins.solvers.euler:Euler",
         "heun": "vco_plugins.solvers.heun:Heun",
         "sde": "vco_plugins.solvers.sde:SDE",
+        "meanflow": "vco_plugins.solvers.meanflow:MeanFlow",
     }
+
+
+@hookimpl
+def vco_optimizers() -> dict[str, str]:
+    return {"adamw": "vco_plugins.optimizers.adamw:AdamW", "muon": "vco_plugins.optimizers.muon:Muon"}
+
+
+@hookimpl
+def vco_metrics() -> dict[str, str]:
+    return {"fd": "vco_plugins.metrics.fd:FD"}
 
 
 @hookimpl

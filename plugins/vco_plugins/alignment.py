@@ -1,51 +1,62 @@
 """What the losses that align hidden tokens with encoder tokens have in common."""
 
 from abc import abstractmethod
+from typing import Literal
 
 import attrs
 import torch
 import torch.nn.functional as F
-from attrs.validators import ge
+from attrs.validators import ge, in_
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import Loss, Step, StreamSpec, Tap, UserError
+from vco.api import FEATURES, Loss, LossSetting, ReadsFeatures, Step, Tap, UserError, chosen_features
 
 
 @attrs.frozen(kw_only=True)
-class AlignmentConfig(Loss.Config):
+class AlignmentConfig(ReadsFeatures, Loss.Config):
     """What a user may set; common to all losses that align hidden tokens."""
 
     weight: float = attrs.field(default=0.5, validator=ge(0.0))
     """Factor of this loss in the total, at least 0."""
     block: int = attrs.field(default=4, validator=ge(1))
-    """Block whose tokens are aligned, at least 1, the first (REPA: 4 for B, 8 for L and larger)."""
+    """Block whose tokens are aligned, at least 1, the first (REPA: 4 for B, 8 for L and larger; V-Co's B: 5)."""
+    target: Literal["encoder", "stream"] = attrs.field(default="encoder", validator=in_(("encoder", "stream")))
+    """What they are aligned to: the encoder's own tokens (REPA), or the clean feature stream that the adapter has made
+    of an encoder's (V-Co)."""
 
 
 class AlignmentLoss(Loss):
     """Minus the cosine between projected hidden tokens and the encoder's tokens of the clean image, in [-1, 1].
 
     Hidden tokens are compared with the encoder's at the same positions, whichever of them the backbone kept. The target
-    is the encoder's stock view (`step.real`). A subclass says how tokens are projected and targets prepared.
+    is the encoder's stock view (`step.real`), or the feature stream without gradient. A subclass says how tokens are
+    projected and targets prepared.
 
     Raises:
-        UserError: If the grid of the hidden tokens is not that of the features.
+        UserError: If the grid of the hidden tokens is not that of the target, or there is no stream to align to.
 
-    Source: REPA (arXiv 2410.06940), eq. 8.
+    Source: REPA (arXiv 2410.06940), eq. 8; V-Co (arXiv 2603.16792) aligns to its feature stream.
     """
 
-    def __init__(
-        self, config: AlignmentConfig, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None
-    ) -> None:
+    def __init__(self, config: AlignmentConfig, setting: LossSetting) -> None:
         super().__init__()
-        assert features is not None
-        if features.grid != tap_grid:
+        self.encoder, spec = chosen_features(setting.features, config.features)
+        grid, outputs = spec.grid, spec.tokens[1]
+        if config.target == "stream":
+            if FEATURES not in setting.streams:
+                raise UserError(
+                    f"--.target stream: this run denoises no stream {FEATURES!r}, only {', '.join(setting.streams)}; "
+                    "choose --.target encoder, or a backbone that denoises features, such as jit-dual"
+                )
+            grid, outputs = setting.streams[FEATURES].grid, setting.streams[FEATURES].shape[-1]
+        if grid != setting.grid:
             raise UserError(
-                f"token by token, the features' grid {features.grid} cannot be compared with the backbone's grid "
-                f"{tap_grid}: change --backbone.patch, or take --features (or their resolution) of the same grid"
+                f"token by token, the features' grid {grid} cannot be compared with the backbone's grid "
+                f"{setting.grid}: change --backbone.patch, or take --features (or their resolution) of the same grid"
             )
         self.config = config
-        self.build(width, tap_grid, features.shape[-1])
+        self.build(setting.width, setting.grid, outputs)
 
     @abstractmethod
     def build(self, width: int, grid: tuple[int, int], outputs: int) -> None:
@@ -55,7 +66,7 @@ class AlignmentLoss(Loss):
     def project(self, tap: Tap) -> Float[Tensor, "b n e"]:
         """Hidden tokens, brought to the width of the target."""
 
-    def prepare(self, target: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
+    def prepared(self, target: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
         """The target, made of all tokens of the clean images. Default: as it is."""
         return target
 
@@ -67,9 +78,10 @@ class AlignmentLoss(Loss):
         """The loss of each sample."""
         tap = step.denoised.taps[self.config.block]
         projected = self.project(tap)
+        of_stream = self.config.target == "stream"
+        tokens = step.clean[FEATURES] if of_stream else step.real(self.encoder).tokens
         with torch.autocast(projected.device.type, enabled=False):
-            target = self.prepare(step.real.tokens.detach().float())
-            return negative_cosine(projected, target[:, tap.positions])
+            return negative_cosine(projected, tap.of(self.prepared(tokens.detach().float())))
 
 
 def negative_cosine(projected: Float[Tensor, "b n e"], target: Float[Tensor, "b n e"]) -> Float[Tensor, " b"]:

@@ -15,8 +15,8 @@ from attrs.validators import deep_iterable, ge, in_
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vco.api import Features, FeatureSource, StreamSpec, UserError
-from vco_plugins.checkpoints import SAFETENSORS, Architecture, cached, read_json
+from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
+from vco_plugins.pretrained import SAFETENSORS, Architecture, cached, read_json
 
 
 class Statistics(NamedTuple):
@@ -87,14 +87,14 @@ class Encoder(FeatureSource):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: EncoderConfig, setting: FeatureSetting) -> None:
         super().__init__()
         self.config = config
-        channels, height, width = image_shape
+        channels, height, width = setting.image_shape
         if channels not in (1, 3) or height != width:
             raise UserError(
-                f"The feature source {self.name} reads square images of 1 or 3 channels, not {image_shape}; use "
-                "data that crops them."
+                f"The feature source {self.name} reads square images of 1 or 3 channels, not {setting.image_shape}; "
+                "use data that crops them."
             )
         self.architecture = self.describe(self.folder)
         patch, depth = self.architecture.patch, self.architecture.depth
@@ -106,7 +106,7 @@ class Encoder(FeatureSource):
         if config.layers and max(config.layers) > depth:
             raise UserError(f"--.layers asks for block {max(config.layers)}; {config.weights} has {depth}.")
         side = config.resolution // patch
-        self.spec = StreamSpec(shape=(side * side, self.architecture.width), grid=(side, side))
+        self.spec = FeatureSpec(tokens=(side * side, self.architecture.width), grid=(side, side))
         for name in Statistics._fields:
             self.register_buffer(name, torch.zeros(3, 1, 1), persistent=False)  # set by `load`
 
@@ -204,7 +204,7 @@ class Encoder(FeatureSource):
         finally:
             for handle in handles:
                 handle.remove()
-        count, width = self.spec.shape
+        count, width = self.spec.tokens
         expected = (len(pixels), self.network.prefix + count, width)
         for layer, tokens in found.items():
             if tokens.shape != expected:
@@ -215,7 +215,6 @@ class Encoder(FeatureSource):
         return torch.stack([found[layer].to(self.mean.dtype) for layer in layers]).mean(0), pooled
 
     def _features(self, hidden: Float[Tensor, "b m d"], pooled: Float[Tensor, "b e"] | None) -> Features:
-        assert self.spec.grid is not None
         hidden = hidden.to(self.mean.dtype)
         pooled = hidden[:, 0] if pooled is None else pooled.to(self.mean.dtype)
         return Features(tokens=hidden[:, self.network.prefix :], grid=self.spec.grid, pooled=pooled)

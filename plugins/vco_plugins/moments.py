@@ -1,4 +1,7 @@
-"""Statistics of training data that adapters are fitted to: one pass, float64, independent of the batching."""
+"""Statistics of vectors that arrive in batches: one pass, float64, independent of the batching.
+
+Adapters are fitted to them, and metrics compare them.
+"""
 
 from typing import Final
 
@@ -23,13 +26,17 @@ class Covariance:
     def add(self, vectors: Float[Tensor, "*rows d"]) -> None:
         """Takes some more vectors into account."""
         rows = vectors.double().flatten(0, -2)
-        batch_mean = rows.mean(0)
-        delta = batch_mean - self.mean
-        self.count += len(rows)
+        mean = rows.mean(0)
+        centred = rows - mean
+        self.merge(len(rows), mean, centred.T @ centred)
+
+    def merge(self, count: int, mean: Float[Tensor, " d"], scatter: Float[Tensor, "d d"]) -> None:
+        """Takes into account what is known of other vectors: their number, mean, and summed outer products about it."""
+        delta = mean - self.mean
+        self.count += count
         # merging centred moments, where a difference of raw ones would cancel [Chan et al. 1983]
-        weight = len(rows) / self.count
-        centred = rows - batch_mean
-        self.scatter += centred.T @ centred + torch.outer(delta, delta) * (weight * (self.count - len(rows)))
+        weight = count / self.count
+        self.scatter += scatter + torch.outer(delta, delta) * (weight * (self.count - count))
         self.mean += delta * weight
 
     @property

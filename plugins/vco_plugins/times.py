@@ -1,11 +1,13 @@
 """What the processes are made of: draws of times, the shift of a time, and which streams may go their own way."""
 
+from collections.abc import Mapping
+
 import attrs
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import PIXELS, Process, UserError
+from vco.api import IMAGE, Process, StreamSpec, UserError
 
 
 @attrs.frozen(kw_only=True)
@@ -44,12 +46,12 @@ def shift(t: Float[Tensor, " n"], factor: float) -> Float[Tensor, " n"]:
     return factor * t / (1 - t + factor * t)
 
 
-def other_streams(streams: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the streams that are not the pixels; raises `UserError` if there are none."""
-    others = tuple(name for name in streams if name != PIXELS)
+def other_streams(streams: Mapping[str, StreamSpec]) -> tuple[str, ...]:
+    """Returns the streams other than the image; raises `UserError` if there are none."""
+    others = tuple(name for name in streams if name != IMAGE)
     if not others:
         raise UserError(
-            f"this process gives the features a time of their own, but the run has only the stream {PIXELS!r}: "
+            f"this process gives the features a time of their own, but the run has only the stream {IMAGE!r}: "
             "choose a backbone and an adapter that make a feature stream, or --process shared"
         )
     return others

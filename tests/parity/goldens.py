@@ -15,7 +15,7 @@ from parity.official_names import translate
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vco.api import FEATURES, PIXELS, Backbone, Streams, StreamSpec
+from vco.api import FEATURES, IMAGE, Backbone, BackboneSetting, Streams, StreamSpec
 from vco_plugins.backbones.jit import JiT
 from vco_plugins.backbones.jit_dual import JiTDual
 from vco_plugins.backbones.jit_joint import JiTJoint
@@ -78,13 +78,13 @@ def load_backbone(golden: Golden, image_size: tuple[int, int] = (256, 256)) -> B
         **options,
     )
     height, width = image_size
-    streams = {PIXELS: StreamSpec(shape=(channels, height, width))}
+    streams = {IMAGE: StreamSpec(shape=(channels, height, width))}
     if dual:
         grid = (height // patch, width // patch)
         features = weights["x_embedder.dino_proj1.weight"].shape[1]
         streams[FEATURES] = StreamSpec(shape=(grid[0] * grid[1], features), grid=grid)
     num_classes = len(weights["y_embedder.embedding_table.weight"]) - 1
-    backbone = network(config, streams=streams, num_classes=num_classes)
+    backbone = network(config, BackboneSetting(streams=streams, num_classes=num_classes))
     backbone.load_state_dict(translate(weights), strict=True)
     return backbone
 

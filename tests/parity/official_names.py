@@ -14,7 +14,7 @@ EMBEDDERS = {
     "t_embedder.mlp.2.": "conditioning.time.output.",
     "y_embedder.embedding_table.": "conditioning.label.",
 }
-STREAMS = {"pix": "pixels", "pixel": "pixels", "pixels": "pixels", "dino": "features", "dinov2": "features"}
+STREAMS = {"pix": "image", "pixel": "image", "pixels": "image", "dino": "features", "dinov2": "features"}
 LAYERS = {
     "x_embedder.proj1": ("embed", "reduce"),
     "x_embedder.proj2": ("embed", "expand"),

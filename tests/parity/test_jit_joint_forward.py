@@ -2,10 +2,10 @@ import pytest
 import torch
 from parity.goldens import assert_close, load_backbone, load_golden, thinned
 
-from vco.api import FEATURES, PIXELS, Condition
+from vco.api import FEATURES, IMAGE, Condition
 
-ASYMMETRIC = [(PIXELS, FEATURES)]
-EDGES = {"full": [], "asym": ASYMMETRIC, "sym": [*ASYMMETRIC, (FEATURES, PIXELS)]}
+ASYMMETRIC = [(IMAGE, FEATURES)]
+EDGES = {"full": [], "asym": ASYMMETRIC, "sym": [*ASYMMETRIC, (FEATURES, IMAGE)]}
 CASES = [("jit_token_concat_forward", "full"), *(("jit_dual_shared_qkv_forward", mask) for mask in EDGES)]
 
 
@@ -13,11 +13,11 @@ CASES = [("jit_token_concat_forward", "full"), *(("jit_dual_shared_qkv_forward",
 def test_jit_joint_predicts_what_the_published_code_predicts(name: str, mask: str) -> None:
     golden = load_golden(name)
     t, labels = golden.inputs["t"], golden.inputs["y"]
-    noisy = {PIXELS: golden.input("x", len(t)), FEATURES: golden.input("z", len(t))}
-    backbone = load_backbone(golden, image_size=(noisy[PIXELS].shape[2], noisy[PIXELS].shape[3]))
+    noisy = {IMAGE: golden.input("x", len(t)), FEATURES: golden.input("z", len(t))}
+    backbone = load_backbone(golden, image_size=(noisy[IMAGE].shape[2], noisy[IMAGE].shape[3]))
     blocked_rows = torch.tensor([row == 0 for row in range(len(t))])  # as the files were made: [True, False]
     condition = Condition(labels=labels, blocked=dict.fromkeys(EDGES[mask], blocked_rows))
     with torch.no_grad():
-        clean = thinned(backbone(noisy, {PIXELS: t, FEATURES: t}, condition).clean)
-    assert_close(clean[PIXELS], golden.outputs[f"{mask}.pixel"])
+        clean = thinned(backbone(noisy, {IMAGE: t, FEATURES: t}, condition).clean)
+    assert_close(clean[IMAGE], golden.outputs[f"{mask}.pixel"])
     assert_close(clean[FEATURES], golden.outputs[f"{mask}.feature"])

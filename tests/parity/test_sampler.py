@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 from parity.goldens import assert_close, load_backbone, load_golden, thinned
+from parity.objectives import objective, specs_of
 
-from vco.api import FEATURES, PIXELS, StreamSpec
-from vco.sample import guided_velocity
+from vco.api import FEATURES, IMAGE, GuidanceSetting, ProcessSetting, SolverSetting
+from vco.sampling.velocity import GuidedVelocity
 from vco_plugins.guidance.structural import Structural
 from vco_plugins.processes.shared import Shared
 from vco_plugins.solvers.euler import Euler
@@ -27,13 +28,13 @@ def test_images_are_those_of_the_published_sampler(name: str) -> None:
     golden = load_golden(name)
     solver, options = CASES[name]
     labels = golden.inputs["labels"]
-    noise = {PIXELS: golden.input("noise.pixel", len(labels)), FEATURES: golden.input("noise.feature", len(labels))}
-    backbone = load_backbone(golden, image_size=(noise[PIXELS].shape[2], noise[PIXELS].shape[3])).eval()
+    noise = {IMAGE: golden.input("noise.pixel", len(labels)), FEATURES: golden.input("noise.feature", len(labels))}
+    backbone = load_backbone(golden, image_size=(noise[IMAGE].shape[2], noise[IMAGE].shape[3])).eval()
     num_classes = len(golden.weights["y_embedder.embedding_table.weight"]) - 1
-    streams = {name: StreamSpec(shape=tuple(x.shape[1:])) for name, x in noise.items()}
-    guidance = Structural(Structural.Config(**options), streams=streams, num_classes=num_classes)
+    specs = specs_of(noise)
+    guidance = Structural(Structural.Config(**options), GuidanceSetting(streams=specs, num_classes=num_classes))
 
-    path = Shared(Shared.Config(), streams=(PIXELS, FEATURES)).path(STEPS)
-    velocity = guided_velocity(backbone, guidance, labels)
-    clean = solver(solver.Config()).integrate(velocity, noise, path, lambda k: {})
-    assert_close(thinned(clean)[PIXELS], golden.outputs["image"])
+    path = Shared(Shared.Config(), ProcessSetting(streams=specs)).path(STEPS)
+    velocity = GuidedVelocity(objective(backbone, guidance, noise), labels)
+    clean = solver(solver.Config(), SolverSetting(streams=specs)).integrate(velocity, noise, path, lambda k: {})
+    assert_close(thinned(clean)[IMAGE], golden.outputs["image"])

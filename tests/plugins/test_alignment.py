@@ -2,53 +2,56 @@
 
 from typing import Any
 
+import attrs
 import pytest
+import steps
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vco.api import PIXELS, Condition, Denoised, Features, FeatureSource, Step, StreamSpec, Tap, UserError
+from vco.api import FEATURES, IMAGE, Features, FeatureSource, FeatureSpec, LossSetting, Step, StreamSpec, Tap, UserError
 from vco_plugins.alignment import AlignmentLoss, negative_cosine
 from vco_plugins.losses.irepa import IREPA
 from vco_plugins.losses.repa import REPA
 from vco_plugins.spatial import spatial_norm
 
 GRID = (2, 3)
-SPEC = StreamSpec(shape=(6, 5), grid=GRID)
+SPEC = FeatureSpec(tokens=(6, 5), grid=GRID)
 both = pytest.mark.parametrize("kind", [REPA, IREPA])
 
 
-class NoSource(FeatureSource):
-    """Never asked: the steps here know their features."""
+class Given(FeatureSource):
+    """An encoder whose tokens are known beforehand."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.spec = SPEC
 
     def load(self) -> None: ...
 
-    def forward(self, images: Tensor) -> Features: ...
+    def forward(self, images: Tensor) -> Features:
+        return Features(tokens=self.tokens, grid=GRID, pooled=self.tokens.mean(1))
+
+
+def setting(width: int = 4, grid: tuple[int, int] = GRID, spec: FeatureSpec = SPEC) -> LossSetting:
+    streams = {IMAGE: StreamSpec(shape=(1, 2, 3)), FEATURES: StreamSpec(shape=(6, 3), grid=GRID)}
+    features = {"given": spec, "other": FeatureSpec(tokens=(6, 9), grid=GRID)}
+    return LossSetting(width=width, grid=grid, depth=3, features=features, streams=streams, num_classes=10)
 
 
 def make(kind: Any, **options: Any) -> AlignmentLoss:
     options = ({"hidden": 7} if kind is REPA else {}) | options
     torch.manual_seed(0)
-    return kind(kind.Config(block=2, **options), width=4, tap_grid=GRID, features=SPEC)
+    return kind(kind.Config(block=2, **options), setting())
 
 
-def make_step(tokens: Tensor, target: Tensor, positions: Tensor | None = None) -> Step:
-    batch = len(tokens)
-    images = torch.zeros(batch, 1, 2, 3)
+def make_step(tokens: Tensor, target: Tensor, positions: Tensor | None = None, **changes: Any) -> Step:
+    images = torch.zeros(len(tokens), 1, 2, 3)
+    labels = torch.zeros(len(tokens), dtype=torch.int64)
     tap = Tap(tokens=tokens, positions=torch.arange(tokens.shape[1]) if positions is None else positions)
-    step = Step(
-        number=0,
-        images=images,
-        labels=torch.zeros(batch, dtype=torch.int64),
-        times={PIXELS: torch.zeros(batch)},
-        condition=Condition(labels=torch.zeros(batch, dtype=torch.int64)),
-        noisy={PIXELS: images},
-        target={PIXELS: images},
-        denoised=Denoised(clean={PIXELS: images}, taps={2: tap}),
-        source=NoSource(),
-    )
-    step.real = Features(tokens=target, grid=GRID, pooled=target.mean(1))
-    return step
+    sources = changes.pop("sources", {"given": Given(target)})
+    return steps.make_step(images, images, labels, sources, {2: tap}, **changes)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -104,13 +107,13 @@ def test_repa_of_one_layer_is_linear() -> None:
 
 
 def test_default_projector_has_the_published_size() -> None:
-    loss = REPA(REPA.Config(), width=1152, tap_grid=GRID, features=StreamSpec(shape=(6, 768), grid=GRID))
+    loss = REPA(REPA.Config(), setting(1152, spec=FeatureSpec(tokens=(6, 768), grid=GRID)))
     count = sum(p.numel() for p in loss.parameters())
     assert count == 1152 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 768 + 768  # REPA's 8.13 M for SiT-XL
 
 
 def test_irepa_projector_has_the_published_size() -> None:
-    loss = IREPA(IREPA.Config(), width=1152, tap_grid=GRID, features=StreamSpec(shape=(6, 768), grid=GRID))
+    loss = IREPA(IREPA.Config(), setting(1152, spec=FeatureSpec(tokens=(6, 768), grid=GRID)))
     assert sum(p.numel() for p in loss.parameters()) == 1152 * 768 * 9 + 768  # iREPA's 7.96 M for SiT-XL
 
 
@@ -147,12 +150,51 @@ def test_tokens_are_compared_with_the_target_at_their_positions(kind: Any) -> No
 
 
 @both
+def test_every_sample_may_have_kept_other_tokens(kind: Any) -> None:
+    loss, tokens, target = make(kind), random(2, 6, 4), random(2, 6, 5, seed=1)
+    kept = torch.tensor([[4, 1], [0, 5]])
+    tokens_kept = torch.stack([tokens[row, kept[row]] for row in range(2)])
+    (both_rows,) = loss(make_step(tokens_kept, target, kept)).values()
+    for row in range(2):
+        (of_row,) = loss(make_step(tokens_kept[row : row + 1], target[row : row + 1], kept[row])).values()
+        torch.testing.assert_close(both_rows[row : row + 1], of_row)
+
+
+@both
+def test_another_encoder_of_the_run_can_be_aligned_to(kind: Any) -> None:
+    loss, tokens, target = make(kind, features="other"), random(2, 6, 4), random(2, 6, 9, seed=1)
+    sources = {"given": Given(random(2, 6, 5)), "other": Given(target)}
+    (value,) = loss(make_step(tokens, target, sources=sources)).values()
+    projected = loss.project(Tap(tokens=tokens, positions=torch.arange(6)))
+    torch.testing.assert_close(value, negative_cosine(projected, loss.prepared(target)))
+
+
+@both
+def test_the_feature_stream_can_be_aligned_to(kind: Any) -> None:
+    loss, tokens = make(kind, target="stream"), random(2, 6, 4)
+    stream = random(2, 6, 3, seed=1).requires_grad_()
+    step = make_step(tokens, random(2, 6, 5), clean={IMAGE: torch.zeros(2, 1, 2, 3), FEATURES: stream})
+    (value,) = loss(step).values()
+    projected = loss.project(Tap(tokens=tokens, positions=torch.arange(6)))
+    torch.testing.assert_close(value, negative_cosine(projected, loss.prepared(stream.detach())))
+    value.sum().backward()
+    assert stream.grad is None
+
+
+@both
+def test_a_run_without_feature_stream_cannot_be_aligned_to_it(kind: Any) -> None:
+    image_alone = attrs.evolve(setting(), streams={IMAGE: StreamSpec(shape=(1, 2, 3))})
+    with pytest.raises(UserError, match=r"--\.target stream: .*only image; choose --\.target encoder"):
+        kind(kind.Config(target="stream"), image_alone)
+
+
+@both
 def test_dropped_tokens_do_not_count(kind: Any) -> None:
     options = {"kernel": 1} if kind is IREPA else {}  # wider kernels see zeros in place of the dropped tokens
     loss, tokens, target = make(kind, **options), random(2, 6, 4), random(2, 6, 5, seed=1)
     kept = torch.tensor([4, 1])
     (loss_of_two,) = loss(make_step(tokens[:, kept], target, kept)).values()
-    prepared = loss.prepare(target)[:, kept]
+    prepared = loss.prepared(target)[:, kept]
     projected = loss.project(Tap(tokens=tokens, positions=torch.arange(6)))[:, kept]
     torch.testing.assert_close(loss_of_two, negative_cosine(projected, prepared))
 
@@ -169,7 +211,7 @@ def test_gradient_reaches_tokens_and_projector_but_not_the_target(kind: Any) -> 
 @both
 def test_another_grid_is_refused(kind: Any) -> None:
     with pytest.raises(UserError, match=r"\(2, 3\).*\(3, 2\).*--backbone\.patch"):
-        kind(kind.Config(), width=4, tap_grid=(3, 2), features=SPEC)
+        kind(kind.Config(), setting(grid=(3, 2)))
 
 
 @both

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from vco.api import UserError
+from vco.api import DataSetting, FeatureSetting, UserError
 from vco_plugins.data.digits import Digits
 from vco_plugins.features.digits_cnn import DigitsCNN
 from vco_plugins.features.digits_vit import DigitsViT
@@ -20,13 +20,13 @@ SHAPE = (1, 8, 8)
 
 
 def loaded(kind: type[Source]) -> Source:
-    source = kind(kind.Config(), image_shape=SHAPE)
+    source = kind(kind.Config(), FeatureSetting(image_shape=SHAPE))
     source.load()
     return source
 
 
 def held_out() -> tuple[torch.Tensor, torch.Tensor]:
-    test = Digits(Digits.Config()).test()
+    test = Digits(Digits.Config(), DataSetting()).test()
     return torch.stack([test.image(index, None) for index in range(len(test))]) / 127.5 - 1, test.labels
 
 
@@ -48,7 +48,7 @@ def test_held_out_accuracy_is_what_the_weight_file_says(kind: type[Source], name
 def test_spec_describes_the_output(kind: type[Source]) -> None:
     source = loaded(kind)
     features = source(torch.rand(3, *SHAPE) * 2 - 1)
-    assert features.tokens.shape == (3, *source.spec.shape)
+    assert features.tokens.shape == (3, *source.spec.tokens)
     assert features.grid == source.spec.grid == (4, 4)
 
 
@@ -102,7 +102,7 @@ def test_every_call_gives_the_same_and_leaves_the_images_alone(kind: type[Source
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16), (1, 8, 9)])
 def test_other_image_shapes_are_refused_with_what_fits(kind: type[Source], shape: tuple[int, int, int]) -> None:
     with pytest.raises(UserError, match=r"\(1, 8, 8\)"):
-        kind(kind.Config(), image_shape=shape)
+        kind(kind.Config(), FeatureSetting(image_shape=shape))
 
 
 def test_vit_tokens_have_mean_0_and_variance_1() -> None:
@@ -133,7 +133,7 @@ def frechet(one: torch.Tensor, two: torch.Tensor) -> float:
 
 def test_cnn_scores_worse_digits_as_farther_away() -> None:
     source, (images, _) = loaded(DigitsCNN), held_out()
-    train = Digits(Digits.Config()).train()
+    train = Digits(Digits.Config(), DataSetting()).train()
     real = source(torch.stack([train.image(index, None) for index in range(len(train))]) / 127.5 - 1).pooled
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     distances = [frechet(real, source((images + level * noise).clamp(-1, 1)).pooled) for level in (0, 0.3, 0.6, 1.2)]

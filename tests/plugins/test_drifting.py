@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import steps
 import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from vco.api import PIXELS, Condition, Denoised, Features, FeatureSource, Step, StreamSpec
+from vco.api import IMAGE, Features, FeatureSource, FeatureSpec, LossSetting, Step, StreamSpec
 from vco_plugins.losses.drifting import Drifting, drifting_loss
 
 
@@ -47,22 +48,19 @@ class Flat(FeatureSource):
 
 
 def make_step(predicted: Tensor, images: Tensor, labels: Tensor) -> Step:
-    return Step(
-        number=0,
-        images=images,
-        labels=labels,
-        times={PIXELS: torch.full((len(images),), 0.5)},
-        condition=Condition(labels=torch.full_like(labels, 10)),  # losses group by the true labels
-        noisy={PIXELS: images},
-        target={PIXELS: images},
-        denoised=Denoised(clean={PIXELS: predicted}),
-        source=Flat(),
-    )
+    return steps.make_step(predicted, images, labels, {"flat": Flat()})
 
 
 def make(**options: Any) -> Drifting:
-    spec = StreamSpec(shape=(1, 4), grid=(1, 1))
-    return Drifting(Drifting.Config(**options), width=8, tap_grid=(1, 1), features=spec)
+    setting = LossSetting(
+        width=8,
+        grid=(1, 1),
+        depth=2,
+        features={"flat": FeatureSpec(tokens=(1, 4), grid=(1, 1))},
+        streams={IMAGE: StreamSpec(shape=(1, 2, 2))},
+        num_classes=10,
+    )
+    return Drifting(Drifting.Config(**options), setting)
 
 
 def images_of(count: int, seed: int = 0) -> Tensor:

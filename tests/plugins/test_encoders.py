@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_encoders import CASES, CLIP_CASE, DEPTH, ODD, PATCH, SIDE, TIMM_CASE, TIMM_FAMILIES, WIDTH, Case
 
-from vco.api import UserError
-from vco_plugins.checkpoints import Architecture
+from vco.api import FeatureSetting, UserError
+from vco_plugins.pretrained import Architecture
 
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 WITH_FAMILIES = pytest.mark.parametrize("case", [*CASES, *TIMM_FAMILIES], ids=lambda case: case.id)
@@ -99,7 +99,7 @@ def test_other_sizes_than_that_of_pretraining_are_the_librarys(case: Case, resol
     expected = case.library(folders(case), resolution)(case.normalised(images))
     torch.testing.assert_close(source.perceive(images).tokens, expected.tokens)
     torch.testing.assert_close(source(images).tokens, plain(case, expected.hidden[-1])[:, case.prefix :], **CLOSE)
-    assert source.spec.shape == expected.tokens.shape[1:]
+    assert source.spec.tokens == expected.tokens.shape[1:]
 
 
 @pytest.mark.parametrize("layers", [(1,), (DEPTH,), (1, 3), (2, 2, 3)])
@@ -133,7 +133,7 @@ def test_forwards_pooled_is_the_class_token_or_else_the_stock_one(case: Case, fo
     expected = case.library(folders(case), SIDE)(case.normalised(images))
     pooled = plain(case, expected.hidden[-1])[:, 0] if case.prefix else expected.pooled
     torch.testing.assert_close(source(images).pooled, pooled, **CLOSE)
-    assert pooled.shape[1] == (source.spec.pooled or source.spec.shape[1])
+    assert pooled.shape[1] == source.spec.pooled
 
 
 @settings(deadline=None, max_examples=3)
@@ -271,13 +271,13 @@ def test_known_hub_ids_have_a_spec_without_any_file(case: Case, cache: Path) -> 
     side = 448 // case.known.patch
     assert source.architecture == case.known
     assert source.spec.grid == (side, side)
-    assert source.spec.shape == (side * side, case.known.width)
+    assert source.spec.tokens == (side * side, case.known.width)
 
 
 @ALL
 def test_the_default_weights_are_known_and_fit_the_default_resolution(case: Case, cache: Path) -> None:
-    source = case.source(case.source.Config(), image_shape=(3, 256, 256))
-    assert source.spec.shape[0] == 256
+    source = case.source(case.source.Config(), FeatureSetting(image_shape=(3, 256, 256)))
+    assert source.spec.tokens[0] == 256
     with pytest.raises(UserError, match="hf download"):
         source.check()
 

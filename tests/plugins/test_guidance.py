@@ -5,26 +5,29 @@ from typing import Any
 import pytest
 import torch
 
-from vco.api import FEATURES, PIXELS, Condition, Guidance, StreamSpec, UserError
+from vco.api import FEATURES, IMAGE, Condition, Guidance, GuidanceSetting, StreamSpec, UserError
+from vco_plugins.guidance.autoguidance import Autoguidance
 from vco_plugins.guidance.cfg import CFG
+from vco_plugins.guidance.representation import Representation
 from vco_plugins.guidance.structural import Structural
 
 KINDS = [CFG, Structural]
 NULL = 7
 LABELS = torch.tensor([0, 3, 6])
 both = pytest.mark.parametrize("kind", KINDS)
+every = pytest.mark.parametrize("kind", [*KINDS, Autoguidance, Representation])
 
 
-def specs(*streams: str) -> dict[str, StreamSpec]:
-    return {stream: StreamSpec(shape=(1,)) for stream in streams}
+def setting(*streams: str) -> GuidanceSetting:
+    return GuidanceSetting(streams={name: StreamSpec(shape=(1,)) for name in streams}, num_classes=NULL)
 
 
 def make(kind: Any, **options: Any) -> Guidance:
-    return kind(kind.Config(**options), streams=specs(PIXELS, FEATURES), num_classes=NULL)
+    return kind(kind.Config(**options), setting(IMAGE, FEATURES))
 
 
 def at(t: float, features: float | None = None) -> dict[str, float]:
-    return {PIXELS: t, FEATURES: t if features is None else features}
+    return {IMAGE: t, FEATURES: t if features is None else features}
 
 
 def train(guidance: Guidance, batch: int = 4000) -> tuple[torch.Tensor, Condition]:
@@ -68,15 +71,77 @@ def test_cfg_supervises_every_row_and_blocks_nothing() -> None:
 def test_structural_drops_label_and_features_together_and_skips_their_feature_loss() -> None:
     _, condition = train(make(Structural, drop=0.5))
     dropped = condition.labels == NULL
-    assert torch.equal(condition.blocked[PIXELS, FEATURES], dropped)
+    assert torch.equal(condition.blocked[IMAGE, FEATURES], dropped)
     assert torch.equal(condition.supervised[FEATURES], ~dropped)
-    assert set(condition.blocked) == {(PIXELS, FEATURES)}
+    assert set(condition.blocked) == {(IMAGE, FEATURES)}
     assert set(condition.supervised) == {FEATURES}
 
 
 def test_symmetric_structural_also_blocks_pixel_keys_from_the_features() -> None:
     _, condition = train(make(Structural, drop=0.5, symmetric=True))
-    assert torch.equal(condition.blocked[FEATURES, PIXELS], condition.blocked[PIXELS, FEATURES])
+    assert torch.equal(condition.blocked[FEATURES, IMAGE], condition.blocked[IMAGE, FEATURES])
+
+
+# ------------------------------------------------------------------------------------- label and features by themselves
+
+
+def hidden(condition: Condition, null: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that lack the label, and those that lack the features."""
+    rows = condition.blocked[IMAGE, FEATURES] if null == "mask" else condition.nulled[FEATURES]
+    return condition.labels == NULL, rows
+
+
+nulls = pytest.mark.parametrize("null", ["mask", "zero", "learned"])
+
+
+@nulls
+def test_label_and_features_are_dropped_by_draws_of_their_own(null: str) -> None:
+    _, condition = train(make(Structural, null=null, drop=0.0, drop_label=0.1, drop_features=0.2))
+    no_label, no_features = hidden(condition, null)
+    # five standard errors of 4,000 draws
+    assert no_label.float().mean().item() == pytest.approx(0.1, abs=0.024)
+    assert no_features.float().mean().item() == pytest.approx(0.2, abs=0.032)
+    assert (no_label & no_features).float().mean().item() == pytest.approx(0.02, abs=0.011)
+    assert torch.equal(condition.supervised[FEATURES], ~no_features)
+
+
+@nulls
+def test_what_is_dropped_together_is_dropped_whatever_is_drawn_by_itself(null: str) -> None:
+    joint, more = (
+        hidden(train(make(Structural, null=null, drop=0.3, drop_label=label))[1], null) for label in (0.0, 0.5)
+    )
+    assert torch.equal(joint[0], joint[1])
+    assert torch.equal(more[1], joint[1])
+    assert more[0][joint[0]].all()
+    assert not torch.equal(more[0], joint[0])
+
+
+@both
+def test_rows_that_lack_the_label_are_those_of_one_draw_of_uniform_numbers(kind: Any) -> None:
+    draws = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(train(make(kind, drop=0.3))[1].labels == NULL, draws < 0.3)
+
+
+def test_a_null_branch_that_lacks_the_label_alone_sees_the_features() -> None:
+    guidance = make(Structural, drop=0.0, drop_label=0.1, drop_features=0.2, label_only=True)
+    null = guidance.branches(LABELS, at(0.5))["null"]
+    assert null.labels.tolist() == [NULL] * 3
+    assert not null.blocked
+    assert not null.nulled
+
+
+def test_a_null_branch_that_training_never_shows_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_only needs drop_label above 0"):
+        Structural.Config(label_only=True)
+
+
+def test_a_learned_null_starts_at_zero() -> None:
+    guidance = make(Structural, null="learned")
+    assert not any(parameter.any() for parameter in guidance.parameters())
+    assert len(list(guidance.parameters())) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- in sampling
 
 
 @both
@@ -109,34 +174,72 @@ def test_null_branch_has_the_null_label_and_the_conditional_branch_the_true_one(
 
 def test_structural_null_branch_hides_the_features_from_the_pixels() -> None:
     blocked = make(Structural).branches(LABELS, at(0.5))["null"].blocked
-    assert {edge: rows.tolist() for edge, rows in blocked.items()} == {(PIXELS, FEATURES): [True] * 3}
+    assert {edge: rows.tolist() for edge, rows in blocked.items()} == {(IMAGE, FEATURES): [True] * 3}
 
 
 @both
 def test_every_stream_is_guided_by_its_own_scale_within_the_interval(kind: Any) -> None:
     guidance = make(kind, scale=3.0, feature_scale=2.0, low=0.2, high=0.8)
-    conditional = {PIXELS: torch.full((1, 3, 2, 2), 5.0), FEATURES: torch.full((1, 4, 2), 5.0)}
+    conditional = {IMAGE: torch.full((1, 3, 2, 2), 5.0), FEATURES: torch.full((1, 4, 2), 5.0)}
     null = {name: torch.full_like(v, 4.0) for name, v in conditional.items()}
     branches = {"conditional": conditional, "null": null}
 
     def values(times: dict[str, float]) -> tuple[float, float]:
         combined = guidance.combine(branches, times)
-        return combined[PIXELS].unique().item(), combined[FEATURES].unique().item()
+        return combined[IMAGE].unique().item(), combined[FEATURES].unique().item()
 
     assert values(at(0.5)) == (7.0, 6.0)
     assert values(at(0.5, features=0.8)) == (7.0, 5.0)
     assert values(at(0.2, features=0.5)) == (5.0, 6.0)
 
 
+@every
+def test_a_stream_may_have_an_interval_of_its_own(kind: Any) -> None:
+    guidance = make(kind, scale=3.0, low=0.0, stream_low={FEATURES: 0.06}, stream_high={FEATURES: 0.9})
+    velocities = {name: torch.full((1, 4, 2), 5.0) for name in (IMAGE, FEATURES)}
+    null = {name: torch.full_like(v, 4.0) for name, v in velocities.items()}
+    name = "weak" if kind is Autoguidance else "null"
+
+    def guided(t: float, features: float) -> tuple[bool, bool]:
+        combined = guidance.combine({"conditional": velocities, name: null}, at(t, features))
+        return bool((combined[IMAGE] != 5.0).all()), bool((combined[FEATURES] != 5.0).all())
+
+    assert guided(0.0, 0.0) == (True, False)
+    assert guided(0.05, 0.05) == (True, False)
+    assert guided(0.07, 0.07) == (True, True)
+    assert guided(0.95, 0.95) == (True, False)
+    assert name not in guidance.branches(LABELS, at(1.0, features=0.95))
+
+
+@every
+def test_an_interval_of_a_stream_that_is_not_there_is_refused(kind: Any) -> None:
+    with pytest.raises(UserError, match=r"--guidance.stream-low: .* no stream latents, only image, features"):
+        make(kind, stream_low={"latents": 0.5})
+
+
+@every
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stream_high": {FEATURES: 0.1}}, r"features would end at 0.1, not above its start \(0.1\)"),
+        ({"stream_low": {FEATURES: 0.9}, "high": 0.8}, r"features would end at 0.8, not above its start \(0.9\)"),
+        ({"stream_low": {FEATURES: 1.5}}, "stream_low"),
+    ],
+)
+def test_impossible_intervals_of_a_stream_are_refused(kind: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind.Config(**options)
+
+
 @both
 def test_without_a_null_branch_the_conditional_velocity_is_returned_to_the_bit(kind: Any) -> None:
-    velocity = {PIXELS: torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))}
-    combined = make(kind).combine({"conditional": velocity}, {PIXELS: 0.05})
-    assert torch.equal(combined[PIXELS], velocity[PIXELS])
+    velocity = {IMAGE: torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))}
+    combined = make(kind).combine({"conditional": velocity}, {IMAGE: 0.05})
+    assert torch.equal(combined[IMAGE], velocity[IMAGE])
 
 
 @both
-def test_feature_scale_defaults_to_the_pixels_scale(kind: Any) -> None:
+def test_feature_scale_defaults_to_the_scale_of_the_image(kind: Any) -> None:
     one, zero = torch.ones(1, 4, 2), torch.zeros(1, 4, 2)
     combined = make(kind, scale=2.5).combine({"conditional": {FEATURES: one}, "null": {FEATURES: zero}}, at(0.5))
     assert torch.equal(combined[FEATURES], 2.5 * one)
@@ -144,7 +247,7 @@ def test_feature_scale_defaults_to_the_pixels_scale(kind: Any) -> None:
 
 def test_structural_refuses_a_run_without_features() -> None:
     with pytest.raises(UserError, match="features"):
-        Structural(Structural.Config(), streams=specs(PIXELS), num_classes=NULL)
+        Structural(Structural.Config(), setting(IMAGE))
 
 
 def test_only_structural_needs_a_backbone_that_blocks_attention() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vco.api import UserError
+from vco.api import DataSetting, UserError
 from vco_plugins.data.image_folder import ImageFolder, center_crop
 
 
@@ -27,7 +27,7 @@ def folder(root: Path, *, held_out: str = "val", classes: tuple[str, ...] = ("ca
             place.mkdir(parents=True)
             picture(21, 17, seed=number).save(place / "a.png")
             picture(16, 40, seed=number + 9).save(place / "b.png")
-    return ImageFolder(ImageFolder.Config(root=str(root), size=8, classes=2))
+    return ImageFolder(ImageFolder.Config(root=str(root), size=8, classes=2), DataSetting())
 
 
 def adm_crop_by_hand(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_held_out_images_are_never_mirrored(tmp_path: Path) -> None:
 def test_flip_can_be_switched_off(tmp_path: Path) -> None:
     folder(tmp_path)
     config = ImageFolder.Config(root=str(tmp_path), size=8, classes=2, flip=False)
-    images = ImageFolder(config).train()
+    images = ImageFolder(config, DataSetting()).train()
     for seed in range(20):
         assert torch.equal(images.image(0, torch.Generator().manual_seed(seed)), images.image(0, None))
 
@@ -131,7 +131,7 @@ def test_image_set_survives_pickling_for_worker_processes(tmp_path: Path) -> Non
 
 
 def test_constructing_reads_no_files() -> None:
-    data = ImageFolder(ImageFolder.Config(root="/nowhere", size=32, classes=7))
+    data = ImageFolder(ImageFolder.Config(root="/nowhere", size=32, classes=7), DataSetting())
     assert (data.num_classes, data.image_shape) == (7, (3, 32, 32))
 
 
@@ -141,13 +141,13 @@ def test_check_accepts_a_complete_folder(tmp_path: Path) -> None:
 
 def test_check_asks_for_the_root_if_there_is_none() -> None:
     with pytest.raises(UserError, match=r"needs --data\.root"):
-        ImageFolder(ImageFolder.Config()).check()
+        ImageFolder(ImageFolder.Config(), DataSetting()).check()
 
 
 def test_check_names_a_root_that_does_not_exist(tmp_path: Path) -> None:
     root = tmp_path / "absent"
     with pytest.raises(UserError, match=r"absent \(from --data\.root\)"):
-        ImageFolder(ImageFolder.Config(root=str(root))).check()
+        ImageFolder(ImageFolder.Config(root=str(root)), DataSetting()).check()
 
 
 @pytest.mark.parametrize(("missing", "said"), [("train", "no folder train"), ("val", "no folder val or test")])
@@ -161,7 +161,7 @@ def test_check_names_a_part_that_is_missing(tmp_path: Path, missing: str, said: 
 def test_check_compares_the_number_of_classes(tmp_path: Path) -> None:
     folder(tmp_path)
     with pytest.raises(UserError, match=r"2 class folders, but --data\.classes is 3"):
-        ImageFolder(ImageFolder.Config(root=str(tmp_path), classes=3)).check()
+        ImageFolder(ImageFolder.Config(root=str(tmp_path), classes=3), DataSetting()).check()
 
 
 def test_check_refuses_a_held_out_set_of_loose_files(tmp_path: Path) -> None:

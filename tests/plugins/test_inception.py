@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import vco_plugins
-from vco.api import UserError
-from vco.testing.case import examine, laws_of
+from vco.api import FeatureSetting, UserError
+from vco.testing.examine import examine, laws_of
 from vco.testing.law import NotApplicableError
 from vco.testing.subject import discover
 from vco_plugins.features.inception import Inception
@@ -47,7 +47,7 @@ def file(state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
 
 
 def source(path: Path | str, channels: int = 3) -> Inception:
-    return Inception(Inception.Config(weights=str(path)), image_shape=(channels, 32, 32))
+    return Inception(Inception.Config(weights=str(path)), FeatureSetting(image_shape=(channels, 32, 32)))
 
 
 def loaded(path: Path, channels: int = 3) -> Inception:
@@ -81,7 +81,7 @@ def test_images_are_rounded_to_the_nearest_byte_and_clamped(network: Inception) 
 def test_tokens_are_the_pooled_vector_on_a_grid_of_one(network: Inception) -> None:
     features = network(some(2))
     assert torch.equal(features.tokens[:, 0], features.pooled)
-    assert features.tokens.shape[1:] == network.spec.shape == (1, 2048)
+    assert features.tokens.shape[1:] == network.spec.tokens == (1, 2048)
     assert features.grid == network.spec.grid == (1, 1)
 
 

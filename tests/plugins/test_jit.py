@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, UserError
+from vco.api import FEATURES, IMAGE, Backbone, BackboneSetting, Condition, Denoised, Streams, StreamSpec, UserError
 from vco_plugins.backbones.jit import JiT
 from vco_plugins.backbones.jit_dual import JiTDual
 from vco_plugins.layers import unpatchify
 
-IMAGENET = {PIXELS: StreamSpec(shape=(3, 256, 256)), FEATURES: StreamSpec(shape=(256, 768), grid=(16, 16))}
-TINY = {PIXELS: StreamSpec(shape=(2, 4, 6)), FEATURES: StreamSpec(shape=(6, 5), grid=(2, 3))}
+IMAGENET = {IMAGE: StreamSpec(shape=(3, 256, 256)), FEATURES: StreamSpec(shape=(256, 768), grid=(16, 16))}
+TINY = {IMAGE: StreamSpec(shape=(2, 4, 6)), FEATURES: StreamSpec(shape=(6, 5), grid=(2, 3))}
 CLASSES = 3
 SETTINGS: Any = {
     "width": 16,
@@ -26,7 +26,7 @@ SETTINGS: Any = {
     "context_tokens": 2,
     "context_start": 1,
 }
-EDGE, BACK_EDGE = (PIXELS, FEATURES), (FEATURES, PIXELS)
+EDGE, BACK_EDGE = (IMAGE, FEATURES), (FEATURES, IMAGE)
 
 Network = type[JiT] | type[JiTDual]
 both = pytest.mark.parametrize("network", [JiT, JiTDual])
@@ -39,7 +39,7 @@ def config(network: Network, **settings: Any) -> Any:
 def tiny(network: Network, trained: bool = True, **changes: Any) -> Any:
     """A tiny network for `TINY`; `trained` gives every parameter, also those that start as zero, a random value."""
     torch.manual_seed(0)
-    backbone = network(config(network, **(SETTINGS | changes)), streams=TINY, num_classes=CLASSES)
+    backbone = network(config(network, **(SETTINGS | changes)), BackboneSetting(streams=TINY, num_classes=CLASSES))
     if trained:
         for parameter in backbone.parameters():
             nn.init.normal_(parameter, std=0.3)
@@ -53,7 +53,7 @@ def inputs(batch: int) -> Streams:
 
 def run(backbone: Backbone, noisy: Streams, taps: tuple[int, ...] = (), **blocked: Any) -> Denoised:
     """One forward pass; every row has its own time and label, the null label among them."""
-    batch = len(noisy[PIXELS])
+    batch = len(noisy[IMAGE])
     t = torch.linspace(0, 1, batch)
     edges = {{"edge": EDGE, "back_edge": BACK_EDGE}[name]: rows for name, rows in blocked.items()}
     condition = Condition(labels=torch.arange(batch) % (CLASSES + 1), blocked=edges)
@@ -76,7 +76,7 @@ def run(backbone: Backbone, noisy: Streams, taps: tuple[int, ...] = (), **blocke
 )
 def test_sizes_have_the_published_number_of_parameters(network: Network, size: str, parameters: int) -> None:
     with torch.device("meta"):
-        backbone = network(config(network, size=size), streams=IMAGENET, num_classes=1000)
+        backbone = network(config(network, size=size), BackboneSetting(streams=IMAGENET, num_classes=1000))
     assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
 
 
@@ -110,7 +110,7 @@ def test_inputs_are_left_alone(network: Network) -> None:
 
 
 @both
-@settings(max_examples=10)
+@settings(deadline=None, max_examples=10)
 @given(batch=st.sampled_from([2, 3, 4, 6, 16]))  # 6: the image's width and the tokens; 16: the token width
 def test_a_row_does_not_depend_on_the_other_rows(network: Network, batch: int) -> None:
     backbone, noisy = tiny(network), inputs(batch)
@@ -141,7 +141,7 @@ def test_blocked_features_change_nothing_for_the_pixels_of_those_rows_alone() ->
     rows = torch.tensor([True, False, True, False])
     before = run(backbone, noisy, edge=rows).clean
     after = run(backbone, noisy | {FEATURES: noisy[FEATURES] + 1}, edge=rows).clean
-    changed = (before[PIXELS] != after[PIXELS]).flatten(1).any(1)
+    changed = (before[IMAGE] != after[IMAGE]).flatten(1).any(1)
     assert changed.tolist() == [False, True, False, True]
 
 
@@ -151,7 +151,7 @@ def test_features_of_blocked_rows_see_the_pixels_unless_blocked_too(symmetric: b
     rows = torch.tensor([True, False, True, False])
     blocked: Any = {"edge": rows, "back_edge": rows} if symmetric else {"edge": rows}
     before = run(backbone, noisy, **blocked).clean
-    after = run(backbone, noisy | {PIXELS: noisy[PIXELS] + 1}, **blocked).clean
+    after = run(backbone, noisy | {IMAGE: noisy[IMAGE] + 1}, **blocked).clean
     changed = (before[FEATURES] != after[FEATURES]).flatten(1).any(1)
     assert changed.tolist() == ([False, True, False, True] if symmetric else [True] * 4)
 
@@ -176,15 +176,15 @@ def test_the_head_turns_the_last_tap_into_the_prediction(network: Network) -> No
     backbone = tiny(network)
     denoised = run(backbone, inputs(2), taps=(3,))
     c, _ = backbone.conditioning(torch.linspace(0, 1, 2), torch.arange(2))
-    head = backbone.head if network is JiT else backbone.heads[PIXELS]
-    torch.testing.assert_close(unpatchify(head(denoised.taps[3].tokens, c), (2, 3), 2), denoised.clean[PIXELS])
+    head = backbone.head if network is JiT else backbone.heads[IMAGE]
+    torch.testing.assert_close(unpatchify(head(denoised.taps[3].tokens, c), (2, 3), 2), denoised.clean[IMAGE])
 
 
 @both
 def test_it_runs_without_in_context_tokens(network: Network) -> None:
     backbone = tiny(network, context_tokens=0)
     assert backbone.conditioning.context is None
-    assert run(backbone, inputs(2)).clean[PIXELS].any()
+    assert run(backbone, inputs(2)).clean[IMAGE].any()
 
 
 @both
@@ -239,8 +239,8 @@ def test_features_on_another_grid_than_the_patches_are_refused() -> None:
 
 
 def test_a_run_without_features_is_refused_by_the_dual_network() -> None:
-    with pytest.raises(UserError, match="this run has only pixels"):
-        JiTDual(JiTDual.Config(**SETTINGS), streams={PIXELS: TINY[PIXELS]}, num_classes=CLASSES)
+    with pytest.raises(UserError, match="this run has only image"):
+        JiTDual(JiTDual.Config(**SETTINGS), BackboneSetting(streams={IMAGE: TINY[IMAGE]}, num_classes=CLASSES))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vco.api import FEATURES, PIXELS
+from vco.api import FEATURES, IMAGE
 from vco_plugins.layers import (
     AdaLN,
     Attention,
@@ -24,7 +24,7 @@ from vco_plugins.layers import (
     unpatchify,
 )
 
-EDGE, BACK_EDGE = (PIXELS, FEATURES), (FEATURES, PIXELS)
+EDGE, BACK_EDGE = (IMAGE, FEATURES), (FEATURES, IMAGE)
 sides = st.integers(1, 4)
 
 
@@ -128,7 +128,7 @@ def test_in_context_tokens_are_the_label_plus_a_position() -> None:
 
 @pytest.mark.parametrize("edges", [[], [EDGE], [BACK_EDGE], [EDGE, BACK_EDGE]])
 def test_joint_attention_equals_dense_masked_softmax(edges: list[tuple[str, str]]) -> None:
-    lengths = {PIXELS: 3, FEATURES: 4}
+    lengths = {IMAGE: 3, FEATURES: 4}
     streams: Any = {
         name: tuple(torch.randn(2, 2, n, 4, dtype=torch.float64) for _ in range(3)) for name, n in lengths.items()
     }

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vco.api import FEATURES, PIXELS, Process, Times, UserError
+from vco.api import FEATURES, IMAGE, Process, ProcessSetting, StreamSpec, Times, UserError
 from vco_plugins.processes.cascaded import Cascaded, CascadedNoised
 from vco_plugins.processes.independent import Independent
 from vco_plugins.processes.offset import Offset
@@ -17,14 +17,15 @@ from vco_plugins.processes.shifted import Shifted
 from vco_plugins.times import shift
 
 OWN_TIMES: list[Any] = [Shifted, Independent, Cascaded, CascadedNoised, Offset]
-STREAMS = (PIXELS, FEATURES, "class_token")
+TWO = {IMAGE: StreamSpec(shape=(1, 8, 8)), FEATURES: StreamSpec(shape=(16, 4), grid=(4, 4))}
+STREAMS = {**TWO, "class_token": StreamSpec(shape=(1, 4))}
 DRAWS = 40_000
 FIVE_ERRORS = 5 * 0.5 / math.sqrt(DRAWS)
 """Five standard errors of a share of the draws."""
 
 
 def make(process: Any, **options: float) -> Any:
-    return process(process.Config(**options), streams=STREAMS)
+    return process(process.Config(**options), ProcessSetting(streams=STREAMS))
 
 
 def draws(process: Process, count: int = DRAWS) -> Times:
@@ -36,11 +37,11 @@ def share(rows: torch.Tensor) -> float:
 
 
 def shared(**options: float) -> Shared:
-    return Shared(Shared.Config(**options), streams=("pixels", "features"))
+    return Shared(Shared.Config(**options), ProcessSetting(streams=TWO))
 
 
 def test_logit_of_the_times_has_the_set_mean_and_standard_deviation() -> None:
-    t = shared(mean=-0.8, std=0.5).sample(40_000, torch.Generator().manual_seed(0))["pixels"]
+    t = shared(mean=-0.8, std=0.5).sample(40_000, torch.Generator().manual_seed(0))[IMAGE]
     # five standard errors of 40,000 draws
     assert t.logit().mean().item() == pytest.approx(-0.8, abs=5 * 0.5 / 200)
     assert t.logit().std().item() == pytest.approx(0.5, abs=5 * 0.5 / 280)
@@ -48,19 +49,19 @@ def test_logit_of_the_times_has_the_set_mean_and_standard_deviation() -> None:
 
 def test_all_streams_share_their_times() -> None:
     times = shared().sample(5, torch.Generator().manual_seed(0))
-    assert set(times) == {"pixels", "features"}
-    assert torch.equal(times["pixels"], times["features"])
+    assert set(times) == {IMAGE, FEATURES}
+    assert torch.equal(times[IMAGE], times[FEATURES])
 
 
 def test_times_are_float32_in_the_unit_interval() -> None:
-    t = shared(std=30.0).sample(1000, torch.Generator().manual_seed(0))["pixels"]
+    t = shared(std=30.0).sample(1000, torch.Generator().manual_seed(0))[IMAGE]
     assert t.dtype == torch.float32
     assert t.min() >= 0
     assert t.max() <= 1
 
 
 def test_same_generator_gives_the_same_times() -> None:
-    first, second = (shared().sample(4, torch.Generator().manual_seed(3))["pixels"] for _ in range(2))
+    first, second = (shared().sample(4, torch.Generator().manual_seed(3))[IMAGE] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -76,7 +77,7 @@ def test_path_is_uniform_from_noise_to_data_in_float64() -> None:
 def test_every_sample_weighs_the_same() -> None:
     process = shared()
     weights = process.weight(process.sample(3, torch.Generator().manual_seed(0)))
-    assert torch.equal(weights["features"], torch.ones(3))
+    assert torch.equal(weights[FEATURES], torch.ones(3))
 
 
 def test_standard_deviation_must_be_positive() -> None:
@@ -99,7 +100,7 @@ def test_training_times_of_all_streams_are_float32_in_the_unit_interval(process:
 
 
 @pytest.mark.parametrize("process", OWN_TIMES)
-def test_streams_that_are_not_pixels_share_their_time(process: Any) -> None:
+def test_streams_other_than_the_image_share_their_time(process: Any) -> None:
     times, path = draws(make(process), 100), make(process).path(10)
     assert torch.equal(times[FEATURES], times["class_token"])
     assert torch.equal(path[FEATURES], path["class_token"])
@@ -116,7 +117,7 @@ def test_draws_depend_on_the_generator_alone(process: Any) -> None:
 def test_paths_never_fall_and_run_from_exactly_0_to_exactly_1(process: Any, steps: int, ratio: float) -> None:
     options = {"shift": "shift", "lead": "lead", "features_shift": "features_shift", "offset": "offset"}
     config = process.Config(**{name: ratio for name in options if hasattr(process.Config(), name)})
-    for t in process(config, streams=STREAMS).path(steps).values():
+    for t in process(config, ProcessSetting(streams=STREAMS)).path(steps).values():
         assert t.dtype == torch.float64
         assert len(t) == steps + 1
         assert (t[0], t[-1]) == (0, 1)
@@ -124,9 +125,9 @@ def test_paths_never_fall_and_run_from_exactly_0_to_exactly_1(process: Any, step
 
 
 @pytest.mark.parametrize("process", OWN_TIMES)
-def test_a_run_of_pixels_alone_is_refused(process: Any) -> None:
-    with pytest.raises(UserError, match=r"run has only the stream 'pixels': .*--process shared"):
-        process(process.Config(), streams=(PIXELS,))
+def test_a_run_of_images_alone_is_refused(process: Any) -> None:
+    with pytest.raises(UserError, match=r"run has only the stream 'image': .*--process shared"):
+        process(process.Config(), ProcessSetting(streams={IMAGE: TWO[IMAGE]}))
 
 
 @pytest.mark.parametrize(
@@ -161,12 +162,12 @@ def test_a_shift_multiplies_the_signal_to_noise_ratio(t: float, factor: float) -
 def test_shifted_features_are_as_noisy_as_if_they_were_rescaled() -> None:
     rms = 0.485
     for times in (draws(make(Shifted, shift=rms), 1000), make(Shifted, shift=rms).path(20)):
-        pixels, features = times[PIXELS][times[PIXELS] < 1], times[FEATURES][times[PIXELS] < 1]
-        torch.testing.assert_close(features / (1 - features), rms * pixels / (1 - pixels))
+        image, features = times[IMAGE][times[IMAGE] < 1], times[FEATURES][times[IMAGE] < 1]
+        torch.testing.assert_close(features / (1 - features), rms * image / (1 - image))
 
 
-def test_shifted_pixels_have_the_times_of_a_shared_process() -> None:
-    assert torch.equal(draws(make(Shifted))[PIXELS], draws(make(Shared))[PIXELS])
+def test_a_shifted_image_has_the_times_of_a_shared_process() -> None:
+    assert torch.equal(draws(make(Shifted))[IMAGE], draws(make(Shared))[IMAGE])
 
 
 # ---------------------------------------------------------------------------------------------------------- independent
@@ -174,7 +175,7 @@ def test_shifted_pixels_have_the_times_of_a_shared_process() -> None:
 
 def test_independent_times_are_shifted_uniform_and_uncorrelated() -> None:
     times = draws(make(Independent))
-    uniform = [shift(times[name], 2.0) for name in (PIXELS, FEATURES)]
+    uniform = [shift(times[name], 2.0) for name in (IMAGE, FEATURES)]
     for u in uniform:
         assert share(u < 0.25) == pytest.approx(0.25, abs=FIVE_ERRORS)
         assert share(u < 0.5) == pytest.approx(0.5, abs=FIVE_ERRORS)
@@ -185,12 +186,12 @@ def test_independent_times_are_shifted_uniform_and_uncorrelated() -> None:
 @pytest.mark.parametrize("lead", [0.25, 1.0, 9.0])
 def test_independent_sampling_follows_the_lead(lead: float) -> None:
     path = make(Independent, lead=lead).path(16)
-    torch.testing.assert_close(path[FEATURES], shift(path[PIXELS], lead))
+    torch.testing.assert_close(path[FEATURES], shift(path[IMAGE], lead))
 
 
 def test_independent_sampling_takes_even_steps_along_the_curve() -> None:
     path = make(Independent, lead=25.0).path(50)
-    lengths = path[PIXELS].diff() + path[FEATURES].diff()
+    lengths = path[IMAGE].diff() + path[FEATURES].diff()
     # two of the merged points, at most one multiple of 1 / 50 of each stream, lie between neighbours
     assert lengths.max() <= 3 / 50
     assert lengths.min() >= 1 / 50
@@ -205,50 +206,50 @@ def test_cascaded_samples_count_for_the_stream_of_their_phase_alone(process: Any
     times = draws(cascaded)
     weights = cascaded.weight(times)
     of_features = weights[FEATURES] == 1
-    assert torch.equal(weights[PIXELS], (~of_features).float())
+    assert torch.equal(weights[IMAGE], (~of_features).float())
     assert share(of_features) == pytest.approx(0.4, abs=FIVE_ERRORS)
-    assert (times[PIXELS][of_features] == 0).all()
-    assert (times[PIXELS][~of_features] > 0).all()
+    assert (times[IMAGE][of_features] == 0).all()
+    assert (times[IMAGE][~of_features] > 0).all()
 
 
 def test_cascaded_features_are_logit_normal_in_their_own_phase() -> None:
     times = draws(make(Cascaded))
-    logits = times[FEATURES][times[PIXELS] == 0].double().logit()
+    logits = times[FEATURES][times[IMAGE] == 0].double().logit()
     # five standard errors of the 16,000 draws of the phase
     assert logits.mean().item() == pytest.approx(-1.2, abs=5 / 126)
     assert logits.std().item() == pytest.approx(1.0, abs=5 / 178)
 
 
-def test_cascaded_pixels_are_logit_normal_with_a_tenth_uniform_up_to_a_half() -> None:
+def test_cascaded_images_are_logit_normal_with_a_tenth_uniform_up_to_a_half() -> None:
     def below(times: Times, bound: float) -> float:
-        return share(times[PIXELS][times[PIXELS] > 0] < bound)
+        return share(times[IMAGE][times[IMAGE] > 0] < bound)
 
     normal, uniform, mixed = (draws(make(Cascaded, early_share=early)) for early in (0.0, 1.0, 0.1))
-    logits = normal[PIXELS][normal[PIXELS] > 0].logit()
+    logits = normal[IMAGE][normal[IMAGE] > 0].logit()
     # five standard errors of the 24,000 draws of the phase
     assert logits.mean().item() == pytest.approx(-0.4, abs=5 * 0.8 / 155)
     assert logits.std().item() == pytest.approx(0.8, abs=5 * 0.8 / 219)
     assert below(uniform, 0.125) == pytest.approx(0.25, abs=0.016)
-    assert uniform[PIXELS].max() <= 0.5
+    assert uniform[IMAGE].max() <= 0.5
     assert below(mixed, 0.05) == pytest.approx(0.1 * 0.1 + 0.9 * below(normal, 0.05), abs=0.005)
 
 
 @pytest.mark.parametrize(("process", "low"), [(Cascaded, 1.0), (CascadedNoised, 0.75)])
-def test_features_that_are_given_to_the_pixels_are_clean_or_uniformly_noised(process: Any, low: float) -> None:
+def test_features_that_are_given_to_the_image_are_clean_or_uniformly_noised(process: Any, low: float) -> None:
     times = draws(make(process))
-    given = times[FEATURES][times[PIXELS] > 0]
+    given = times[FEATURES][times[IMAGE] > 0]
     assert given.min().item() == pytest.approx(low, abs=1e-4)
     assert given.mean().item() == pytest.approx((1 + low) / 2, abs=5 * 0.25 / math.sqrt(12 * 24_000))
 
 
 @pytest.mark.parametrize("steps", [50, 7, 2])
-def test_cascaded_sampling_makes_the_features_and_then_the_pixels(steps: int) -> None:
+def test_cascaded_sampling_makes_the_features_and_then_the_image(steps: int) -> None:
     path = make(Cascaded).path(steps)
     first = steps // 2
-    assert not path[PIXELS][: first + 1].any()
+    assert not path[IMAGE][: first + 1].any()
     assert (path[FEATURES][first:] == 1).all()
     torch.testing.assert_close(path[FEATURES][: first + 1], torch.linspace(0, 1, first + 1).double())
-    torch.testing.assert_close(path[PIXELS][first:], torch.linspace(0, 1, steps - first + 1).double())
+    torch.testing.assert_close(path[IMAGE][first:], torch.linspace(0, 1, steps - first + 1).double())
 
 
 def test_cascaded_grid_of_the_features_is_that_of_latent_forcing() -> None:
@@ -270,17 +271,17 @@ def test_a_cascade_of_one_step_is_refused() -> None:
 def test_features_are_ahead_by_the_offset_wherever_both_move(offset: float) -> None:
     process = make(Offset, offset=offset)
     for times in (draws(process, 1000), process.path(50)):
-        both = (times[PIXELS] > 0) & (times[FEATURES] < 1)
-        ahead = (times[FEATURES] - times[PIXELS])[both]
+        both = (times[IMAGE] > 0) & (times[FEATURES] < 1)
+        ahead = (times[FEATURES] - times[IMAGE])[both]
         # float32 rounding of 1.3 - 0.3
         torch.testing.assert_close(ahead, torch.full_like(ahead, offset), rtol=0, atol=2e-7)
-        assert (times[FEATURES][times[PIXELS] == 0] <= offset + 1e-6).all()
+        assert (times[FEATURES][times[IMAGE] == 0] <= offset + 1e-6).all()
 
 
 def test_offset_moves_the_streams_evenly() -> None:
     path = make(Offset, offset=0.25).path(5)
     assert path[FEATURES].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
-    assert path[PIXELS].tolist() == pytest.approx([0, 0, 0.25, 0.5, 0.75, 1])
+    assert path[IMAGE].tolist() == pytest.approx([0, 0, 0.25, 0.5, 0.75, 1])
 
 
 def test_features_that_are_clean_already_do_not_count() -> None:
@@ -289,4 +290,4 @@ def test_features_that_are_clean_already_do_not_count() -> None:
     weights = process.weight(times)
     assert 0 < share(weights[FEATURES] == 0) < 1
     assert torch.equal(weights[FEATURES] == 0, times[FEATURES] == 1)
-    assert torch.equal(weights[PIXELS], torch.ones(1000))
+    assert torch.equal(weights[IMAGE], torch.ones(1000))

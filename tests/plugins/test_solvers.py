@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from vco.api import Streams, Times
+from vco.api import FEATURES, IMAGE, SolverSetting, Streams, StreamSpec, Times
 from vco_plugins.solvers.euler import Euler
 from vco_plugins.solvers.heun import Heun
 
 SOLVERS = [Euler, Heun]
+SETTING = SolverSetting(streams={IMAGE: StreamSpec(shape=(3,)), FEATURES: StreamSpec(shape=(4,))})
 Field = Callable[[torch.Tensor, float], torch.Tensor]
 
 
@@ -20,15 +21,15 @@ def no_noise(k: int) -> Streams:
 
 
 def uniform(steps: int) -> Times:
-    return {"pixels": torch.linspace(0, 1, steps + 1, dtype=torch.float64)}
+    return {IMAGE: torch.linspace(0, 1, steps + 1, dtype=torch.float64)}
 
 
 def solve(solver: Any, field: Field, start: torch.Tensor, steps: int) -> torch.Tensor:
-    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
-        return {"pixels": field(state["pixels"], times["pixels"])}
+    def velocity(state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
+        return {IMAGE: field(state[IMAGE], times[IMAGE])}
 
-    instance = solver(solver.Config())
-    return instance.integrate(velocity, {"pixels": start}, uniform(steps), no_noise)["pixels"]
+    instance = solver(solver.Config(), SETTING)
+    return instance.integrate(velocity, {IMAGE: start}, uniform(steps), no_noise)[IMAGE]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -82,33 +83,33 @@ def test_bfloat16_velocities_leave_the_state_in_float32(solver: Any) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_streams_follow_paths_of_their_own(solver: Any) -> None:
     path = {
-        "features": torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0], dtype=torch.float64),
-        "pixels": torch.tensor([0.0, 0.0, 0.0, 0.25, 1.0], dtype=torch.float64),
+        FEATURES: torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0], dtype=torch.float64),
+        IMAGE: torch.tensor([0.0, 0.0, 0.0, 0.25, 1.0], dtype=torch.float64),
     }
-    slope = {"features": 2.0, "pixels": -3.0}
+    slope = {FEATURES: 2.0, IMAGE: -3.0}
     seen: list[dict[str, float]] = []
 
-    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
+    def velocity(state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
         seen.append(dict(times))
         for name, x in state.items():  # sums of these few binary fractions are exact
             assert torch.equal(x, torch.full_like(x, slope[name] * times[name]))
         return {name: torch.full_like(x, slope[name]) for name, x in state.items()}
 
-    start = {"pixels": torch.zeros(2, 3), "features": torch.zeros(2, 4)}
-    end = solver(solver.Config()).integrate(velocity, start, path, no_noise)
-    assert {"features": 0.5, "pixels": 0.0} in seen
-    assert {"features": 1.0, "pixels": 0.25} in seen
-    assert torch.equal(end["pixels"], torch.full((2, 3), -3.0))
-    assert torch.equal(end["features"], torch.full((2, 4), 2.0))
+    start = {IMAGE: torch.zeros(2, 3), FEATURES: torch.zeros(2, 4)}
+    end = solver(solver.Config(), SETTING).integrate(velocity, start, path, no_noise)
+    assert {FEATURES: 0.5, IMAGE: 0.0} in seen
+    assert {FEATURES: 1.0, IMAGE: 0.25} in seen
+    assert torch.equal(end[IMAGE], torch.full((2, 3), -3.0))
+    assert torch.equal(end[FEATURES], torch.full((2, 4), 2.0))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_stream_whose_time_stands_still_is_left_alone_even_by_an_infinite_velocity(solver: Any) -> None:
-    path = {**uniform(3), "features": torch.ones(4, dtype=torch.float64)}
-    start = {"pixels": torch.zeros(2, 3), "features": torch.full((2, 4), 0.1)}
+    path = {**uniform(3), FEATURES: torch.ones(4, dtype=torch.float64)}
+    start = {IMAGE: torch.zeros(2, 3), FEATURES: torch.full((2, 4), 0.1)}
 
-    def velocity(state: Streams, times: Mapping[str, float]) -> Streams:
-        return {"pixels": torch.ones(2, 3), "features": torch.full((2, 4), math.inf)}
+    def velocity(state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
+        return {IMAGE: torch.ones(2, 3), FEATURES: torch.full((2, 4), math.inf)}
 
-    end = solver(solver.Config()).integrate(velocity, start, path, no_noise)
-    assert torch.equal(end["features"], start["features"])
+    end = solver(solver.Config(), SETTING).integrate(velocity, start, path, no_noise)
+    assert torch.equal(end[FEATURES], start[FEATURES])

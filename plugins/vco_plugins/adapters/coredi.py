@@ -1,16 +1,27 @@
 """A feature space that is learned together with the diffusion model."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import attrs
 import torch
 import torch.nn.functional as F
 from attrs.validators import ge, gt, optional
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec, UserError
+from vco.api import (
+    FEATURES,
+    Adapted,
+    Adapter,
+    AdapterSetting,
+    Features,
+    ReadsFeatures,
+    StreamSpec,
+    UserError,
+    chosen_features,
+    sum_over_processes,
+)
 from vco_plugins.moments import EPS, Covariance, principal
 
 MOMENTUM: Final = 0.1
@@ -38,7 +49,7 @@ class CoReDi(Adapter):
     needs a lift, so it is off. Running averages of the weights mix bases that move; a small learning rate of the
     projection, or freezing it late, keeps them close.
 
-    Without `stop_gradient` the features become easy to predict and tell the pixels less; without `normalize` their
+    Without `stop_gradient` the features become easy to predict and tell the image less; without `normalize` their
     scale runs away. Both can be turned off to show that (docs/coredi_collapse.png).
 
     Raises:
@@ -52,7 +63,7 @@ class CoReDi(Adapter):
     couples_batch: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
-    class Config(Adapter.Config):
+    class Config(ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         channels: int = attrs.field(default=8, validator=ge(1))
@@ -80,9 +91,10 @@ class CoReDi(Adapter):
     running_var: Tensor
     correlation: Tensor
 
-    def __init__(self, config: Config, *, features: StreamSpec) -> None:
+    def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
-        tokens, width = features.shape
+        self.encoder, spec = chosen_features(setting.features, config.features)
+        tokens, width = spec.tokens
         channels = config.channels
         if channels > width:
             raise UserError(
@@ -90,7 +102,7 @@ class CoReDi(Adapter):
             )
         self.config = config
         self.needs_fit = config.init == "pca"
-        self.spec = attrs.evolve(features, shape=(tokens, channels))
+        self.spec = StreamSpec(shape=(tokens, channels), grid=spec.grid)
         self.projection = nn.Parameter(torch.randn(width, channels) * width**-0.5)
         self.lift = nn.Parameter(torch.randn(channels, width) * channels**-0.5) if config.vf else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -101,17 +113,18 @@ class CoReDi(Adapter):
         return {FEATURES: self.spec}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ ..."], Mapping[str, Features]]]) -> None:
         statistics = Covariance(len(self.projection), self.projection.device)
         for _, features in batches:
-            statistics.add(features.tokens)
+            statistics.add(features[self.encoder].tokens)
         variances, directions = principal(statistics.covariance, self.config.channels)
         self.projection.copy_(directions)
         self.running_mean.copy_(statistics.mean @ directions)
         self.running_var.copy_(variances)
 
-    def forward(self, features: Features) -> Adapted:
-        tokens = features.tokens.float()
+    def forward(self, features: Mapping[str, Features]) -> Adapted:
+        raw = features[self.encoder].tokens
+        tokens = raw.float()
         with torch.autocast(tokens.device.type, enabled=False):
             projected = tokens @ self.projection
             if self.training:
@@ -122,7 +135,7 @@ class CoReDi(Adapter):
             normal = (projected - mean) * (variance + EPS).rsqrt()
             losses = {} if covariance is None else self._regularisers(covariance, normal, tokens)
         stream = normal if self.config.normalize else projected
-        value = (stream * self.config.scale).to(features.tokens.dtype)
+        value = (stream * self.config.scale).to(raw.dtype)
         target = value.detach() if self.config.stop_gradient else value
         return Adapted(value={FEATURES: value}, target={FEATURES: target}, losses=losses)
 
@@ -144,11 +157,11 @@ class CoReDi(Adapter):
     def _moments(self, projected: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
         """Mean and covariance over the samples and tokens of all processes; moves the running statistics."""
         rows = projected.flatten(0, 1)
-        total = _over_processes(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
+        total = sum_over_processes(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = rows - mean
-        covariance = _over_processes(centred.T @ centred) / count
+        covariance = sum_over_processes(centred.T @ centred) / count
         with torch.no_grad():
             unbiased = covariance.diagonal() * count / (count - 1).clamp_min(1.0)
             self.running_mean.lerp_(mean, MOMENTUM)
@@ -184,25 +197,3 @@ def _vision_foundation(lifted: Float[Tensor, "b n e"], tokens: Float[Tensor, "b 
 
 def _off_diagonal(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     return matrix - torch.diag(matrix.diagonal())
-
-
-def _over_processes(local: Tensor) -> Tensor:
-    """The sum over all processes, through which gradients flow back to each of them."""
-    if distributed.is_available() and distributed.is_initialized():
-        return _Sum.apply(local)
-    return local
-
-
-class _Sum(torch.autograd.Function):
-    """all_reduce with a gradient: PyTorch's own with one is deprecated, and what replaces it private."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        total = local.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # the loss of every process depends on this process's part
-        return _over_processes(gradients[0])

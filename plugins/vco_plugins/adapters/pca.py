@@ -1,6 +1,6 @@
 """A fixed linear projection of the features."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import attrs
@@ -9,7 +9,17 @@ from attrs.validators import ge, in_
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec, UserError
+from vco.api import (
+    FEATURES,
+    Adapted,
+    Adapter,
+    AdapterSetting,
+    Features,
+    ReadsFeatures,
+    StreamSpec,
+    UserError,
+    chosen_features,
+)
 from vco_plugins.moments import EPS, Covariance, MeanSquare, principal
 
 
@@ -30,28 +40,29 @@ class PCA(Adapter):
     needs_fit = True
 
     @attrs.frozen(kw_only=True)
-    class Config(Adapter.Config):
+    class Config(ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         channels: int = attrs.field(default=8, validator=ge(1))
         """Number of components r, the width of the stream, at least 1."""
-        rescale: Literal["none", "unit-variance", "pixel-rms"] = attrs.field(
-            default="none", validator=in_(("none", "unit-variance", "pixel-rms"))
+        rescale: Literal["none", "unit-variance", "image-rms"] = attrs.field(
+            default="none", validator=in_(("none", "unit-variance", "image-rms"))
         )
-        """none: as in ReDi; unit-variance: each component; pixel-rms: all by one factor, to the RMS of the pixels."""
+        """none: as in ReDi; unit-variance: each component; image-rms: all by one factor, to the RMS of the image."""
 
     mean: Tensor
     projection: Tensor
 
-    def __init__(self, config: Config, *, features: StreamSpec) -> None:
+    def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
-        tokens, width = features.shape
+        self.encoder, spec = chosen_features(setting.features, config.features)
+        tokens, width = spec.tokens
         if config.channels > width:
             raise UserError(
                 f"--adapter.channels {config.channels}: the features have {width} channels; choose at most that many"
             )
         self.config = config
-        self.spec = attrs.evolve(features, shape=(tokens, config.channels))
+        self.spec = StreamSpec(shape=(tokens, config.channels), grid=spec.grid)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("projection", torch.eye(width, config.channels))
 
@@ -59,24 +70,25 @@ class PCA(Adapter):
         return {FEATURES: self.spec}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
-        statistics, pixels = Covariance(len(self.mean), self.mean.device), MeanSquare()
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ ..."], Mapping[str, Features]]]) -> None:
+        statistics, image = Covariance(len(self.mean), self.mean.device), MeanSquare()
         for images, features in batches:
-            statistics.add(features.tokens)
-            pixels.add(images)
+            statistics.add(features[self.encoder].tokens)
+            image.add(images)
         inverse_std = (statistics.covariance.diagonal() + EPS).rsqrt()
         # the covariance of standardised channels, without a second pass
         covariance = statistics.covariance * inverse_std[:, None] * inverse_std
         variances, directions = principal(covariance, self.config.channels)
         if self.config.rescale == "unit-variance":
             directions = directions * (variances + EPS).rsqrt()
-        if self.config.rescale == "pixel-rms":
-            directions = directions * pixels.root / (variances.mean() + EPS).sqrt()
+        if self.config.rescale == "image-rms":
+            directions = directions * image.root / (variances.mean() + EPS).sqrt()
         self.mean.copy_(statistics.mean)
         self.projection.copy_(inverse_std[:, None] * directions)
 
-    def forward(self, features: Features) -> Adapted:
-        with torch.autocast(features.tokens.device.type, enabled=False):
-            stream = (features.tokens.float() - self.mean) @ self.projection
-        stream = stream.to(features.tokens.dtype)
+    def forward(self, features: Mapping[str, Features]) -> Adapted:
+        tokens = features[self.encoder].tokens
+        with torch.autocast(tokens.device.type, enabled=False):
+            stream = (tokens.float() - self.mean) @ self.projection
+        stream = stream.to(tokens.dtype)
         return Adapted(value={FEATURES: stream}, target={FEATURES: stream})

@@ -1,9 +1,11 @@
 """Features normalised over the tokens of each image."""
 
+from collections.abc import Mapping
+
 import attrs
 from attrs.validators import and_, ge, gt, le
 
-from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec
+from vco.api import FEATURES, Adapted, Adapter, AdapterSetting, Features, ReadsFeatures, StreamSpec, chosen_features
 from vco_plugins.spatial import spatial_norm
 
 
@@ -16,7 +18,7 @@ class SpatialNorm(Adapter):
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(Adapter.Config):
+    class Config(ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         alpha: float = attrs.field(default=0.8, validator=and_(ge(0.0), le(1.0)))
@@ -24,15 +26,17 @@ class SpatialNorm(Adapter):
         scale: float = attrs.field(default=1.0, validator=gt(0.0))
         """Standard deviation of each channel over an image's tokens, above 0."""
 
-    def __init__(self, config: Config, *, features: StreamSpec) -> None:
+    def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
         self.config = config
-        self.features = features
+        self.encoder, spec = chosen_features(setting.features, config.features)
+        self.spec = StreamSpec(shape=spec.tokens, grid=spec.grid)
 
     def specs(self) -> dict[str, StreamSpec]:
-        return {FEATURES: self.features}
+        return {FEATURES: self.spec}
 
-    def forward(self, features: Features) -> Adapted:
-        tokens = spatial_norm(features.tokens.float(), self.config.alpha) * self.config.scale
-        tokens = tokens.to(features.tokens.dtype)
+    def forward(self, features: Mapping[str, Features]) -> Adapted:
+        raw = features[self.encoder].tokens
+        tokens = spatial_norm(raw.float(), self.config.alpha) * self.config.scale
+        tokens = tokens.to(raw.dtype)
         return Adapted(value={FEATURES: tokens}, target={FEATURES: tokens})

@@ -5,11 +5,24 @@ from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 import torch
-from attrs.validators import ge, in_, optional
+from attrs.validators import in_
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vco.api import FEATURES, PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times, UserError
+from vco.api import (
+    FEATURES,
+    IMAGE,
+    Backbone,
+    BackboneSetting,
+    Condition,
+    Denoised,
+    Streams,
+    StreamSpec,
+    Tap,
+    Times,
+    UserError,
+)
+from vco_plugins.jit_config import Size, TransformerConfig, patch_grid, require_same_grid
 from vco_plugins.layers import (
     Attention,
     Block,
@@ -21,117 +34,180 @@ from vco_plugins.layers import (
     TimeEmbed,
     TokenEmbed,
     Tokens,
+    Told,
     joint_attention,
     linear,
     modulate,
     sincos_2d,
+    told_together,
     unpatchify,
 )
-from vco_plugins.sizes import TransformerConfig, patch_grid, require_same_grid
 
 CLASS_TOKEN = "class_token"
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
 Blocked = Mapping[tuple[str, str], Bool[Tensor, " b"]]
 
 
+def _leaves_a_trunk(config: "JiTJoint.Config", attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
+    if value is not None and value < 0:
+        raise ValueError(f"own_blocks must be at least 0, got {value}")
+    trunk, own = config.trunk, config.own
+    if trunk.depth < 1:
+        raise ValueError(f"own_blocks ({own}) must be below the depth ({config.resolved.depth}), which counts them too")
+    if config.context_tokens and trunk.context_start >= trunk.depth:
+        raise ValueError(
+            f"own_blocks ({own}) leave a trunk of {trunk.depth}, but the in-context tokens join after "
+            f"{trunk.context_start} blocks: set more depth, fewer own_blocks or a context_start below {trunk.depth}"
+        )
+
+
+def _fits_whole_heads(config: "JiTJoint.Config", attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
+    if value is None:
+        return
+    if not config.own:
+        raise ValueError(f"own_width ({value}) is the width of the own blocks, of which there are none: set own_blocks")
+    size = config.resolved
+    head = size.width // max(size.heads, 1)
+    if value < 1 or value % head:
+        raise ValueError(f"own_width ({value}) must be a multiple of the width of a head ({head})")
+
+
 class JiTJoint(Backbone):
-    """One trunk in which pixels and features meet as `fusion` says [V-Co's ablation; Latent Forcing; REG].
+    """A network whose blocks all streams share, and then blocks of each stream's own [V-Co; Latent Forcing; REG].
+
+    The shared blocks are the trunk. `fusion` says how image and features meet in it:
 
     - `shared-qkv`: two sequences with joint attention; its weights are shared, norms, adaLN and MLPs are not.
-    - `token-concat`: one sequence, first pixels, then features; all weights are shared.
+    - `token-concat`: one sequence, first the image's tokens, then the features'; all weights are shared.
     - `channel-concat`: a linear layer merges both tokens of a patch, another one parts them after the trunk.
-    - `direct-addition`: both tokens of a patch are added, and parted likewise. With two own blocks, separate time
-      embeddings, --backbone.size L and --backbone.depth 20 this is Latent Forcing's network of 465 M parameters.
+    - `direct-addition`: both tokens of a patch are added, and parted likewise.
 
-    In-context class tokens stand in front of the pixels (with `shared-qkv` of the features too) until the trunk ends.
-    `own_blocks` and a head of each stream follow. Taps number the trunk's blocks, then the pixels' own.
+    In-context class tokens stand in front of the image (with `shared-qkv` of the features too) until the trunk ends.
+    Then each stream goes through a linear layer and its `own_blocks`, which may have a width of their own, and through
+    its head. Taps number the trunk's blocks and then the image's own ones; where those have another width than the
+    trunk, only the trunk's.
+
+    The published networks: V-Co's token-concat (265 M parameters) is --backbone.width 1024 --backbone.heads 16
+    --backbone.own-blocks 6 --backbone.own-width 768 --backbone.time-embedding separate. Latent Forcing's of 465 M is
+    --backbone.fusion direct-addition --backbone.size L --backbone.depth 22 --backbone.context-start 8
+    --backbone.time-embedding separate.
 
     A stream "class_token" [b, 1, d] becomes one more token without a position in front of the features, or of the
-    pixels where these are alone or merged. It shares that stream's final norm, and its fate where attention is blocked.
+    image where that is alone or merged. It shares that stream's own blocks and final norm, and its fate where attention
+    is blocked.
+
+    Where every token has a time of its own, the tokens at one place of both streams are modulated alike, and in-context
+    tokens go by the mean of the sample's times.
 
     Raises:
         UserError: If the patch does not divide the image, the features' grid is not the patches', or the streams do not
-            suit the fusion; from `forward` if merged streams are to be blocked from each other.
+            suit the fusion; from `forward` if merged streams are to be blocked from each other, or there are times for
+            each token beside a class token.
 
     Source: V-Co (arXiv 2603.16792), ablation of fusions; Latent Forcing (arXiv 2602.11401); REG (arXiv 2507.01467).
     """
 
-    streams: ClassVar[tuple[str, ...]] = (PIXELS,)
+    streams: ClassVar[tuple[str, ...]] = (IMAGE,)
     optional_streams: ClassVar[tuple[str, ...]] = (FEATURES, CLASS_TOKEN)
+    supports_token_times: ClassVar[bool] = True
     supports_blocking = True
-    blocking_option = "--backbone.fusion token-concat (or shared-qkv)"
+    how_to_block = "--backbone.fusion token-concat (or shared-qkv)"
 
     @attrs.frozen(kw_only=True)
     class Config(TransformerConfig):
-        """What a user may set; size and depth are the trunk's."""
+        """What a user may set; `depth` counts the trunk and the own blocks, all other sizes are the trunk's."""
 
         fusion: Fusion = attrs.field(default="token-concat", validator=in_(get_args(Fusion)))
-        """How pixels and features meet: in one attention (shared-qkv, token-concat) or in the same tokens."""
-        own_blocks: int | None = attrs.field(default=None, validator=optional(ge(0)))
-        """Blocks of each stream after the trunk, at least 0; by default 2 where the streams are merged, else 0."""
+        """How image and features meet: in one attention (shared-qkv, token-concat) or in the same tokens."""
+        own_blocks: int | None = attrs.field(default=None, validator=_leaves_a_trunk)
+        """How many of the blocks, the last ones, each stream has for itself, at least 0 and below the depth; by default
+        2 where the streams are merged, else 0."""
+        own_width: int | None = attrs.field(default=None, validator=_fits_whole_heads)
+        """Token width of the own blocks, a multiple of a head's width; by default the trunk's."""
         time_embedding: Literal["shared", "separate"] = attrs.field(
             default="shared", validator=in_(("shared", "separate"))
         )
-        """What the network is told of time: that of the pixels, or the sum of an embedding of each stream's own."""
+        """What the network is told of time: that of the image, or the sum of an embedding of each stream's own."""
 
         @property
         def merged(self) -> bool:
-            """Whether pixels and features are the same tokens in the trunk."""
+            """Whether image and features are the same tokens in the trunk."""
             return self.fusion in ("channel-concat", "direct-addition")
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+        @property
+        def own(self) -> int:
+            """Number of own blocks of each stream."""
+            return (2 if self.merged else 0) if self.own_blocks is None else self.own_blocks
+
+        @property
+        def trunk(self) -> Size:
+            """The numbers of the trunk: the size less the own blocks."""
+            size = self.resolved
+            depth = size.depth - self.own
+            derived = self.depth is not None and self.context_start is None
+            return attrs.evolve(size, depth=depth, context_start=depth // 3 if derived else size.context_start)
+
+    def __init__(self, config: Config, setting: BackboneSetting) -> None:
         super().__init__()
+        streams = setting.streams
         self.config = config
         self.patch = config.patch
-        self.grid = patch_grid(streams[PIXELS], self.patch)
+        self.grid = patch_grid(streams[IMAGE], self.patch)
         _check_streams(config, streams)
-        size = config.resolved
-        own_blocks = (2 if config.merged else 0) if config.own_blocks is None else config.own_blocks
-        self.depth, self.width = size.depth + own_blocks, size.width
-        self.context_start = size.context_start
+        trunk = config.trunk
+        own_width = config.own_width or trunk.width
+        self.width = trunk.width
+        self.depth = trunk.depth + (config.own if own_width == trunk.width else 0)
+        self.context_start = trunk.context_start
         self.supports_blocking = not config.merged
-        names = tuple(name for name in (PIXELS, FEATURES) if name in streams)
+        names = tuple(name for name in (IMAGE, FEATURES) if name in streams)
 
-        self.conditioning = Conditioning(self.width, num_classes, config.context_tokens)
-        timed = [name for name in streams if name != PIXELS and config.time_embedding == "separate"]
-        self.other_times: Any = nn.ModuleDict({name: TimeEmbed(self.width) for name in timed})
-        channels = streams[PIXELS].shape[0]
-        self.embeds: Any = nn.ModuleDict({PIXELS: PatchEmbed(channels, self.patch, size.bottleneck, self.width)})
-        self.heads: Any = nn.ModuleDict({PIXELS: Head(self.width, channels * self.patch**2)})
+        self.conditioning = Conditioning(self.width, setting.num_classes, config.context_tokens)
+        timed = [name for name in streams if name != IMAGE and config.time_embedding == "separate"]
+        self.other_times: Any = nn.ModuleDict({name: TimeEmbed(self.width, config.context_tokens) for name in timed})
+        channels = streams[IMAGE].shape[0]
+        self.embeds: Any = nn.ModuleDict({IMAGE: PatchEmbed(channels, self.patch, trunk.bottleneck, self.width)})
+        self.heads: Any = nn.ModuleDict({IMAGE: Head(own_width, channels * self.patch**2, told=self.width)})
         if FEATURES in streams:
             features = streams[FEATURES].shape[-1]
-            self.embeds[FEATURES] = TokenEmbed(features, size.bottleneck, self.width)
-            self.heads[FEATURES] = Head(self.width, features)
+            self.embeds[FEATURES] = TokenEmbed(features, trunk.bottleneck, self.width)
+            self.heads[FEATURES] = Head(own_width, features, told=self.width)
         entangled = CLASS_TOKEN in streams
-        self.class_token = ClassToken(self.width, streams[CLASS_TOKEN].shape[-1]) if entangled else None
+        self.class_token = ClassToken(self.width, own_width, streams[CLASS_TOKEN].shape[-1]) if entangled else None
         self.register_buffer("positions", sincos_2d(self.grid, self.width), persistent=False)
-        self.rope = Rope2d(self.width // size.heads, self.grid, config.context_tokens + entangled)
-        self.merge = Merge(self.width, concatenate=config.fusion == "channel-concat") if config.merged else None
-        self.context_streams = names if config.fusion == "shared-qkv" else (PIXELS,)
+        self.rope = Rope2d(self.width // trunk.heads, self.grid, config.context_tokens + entangled)
+        self.merge = Merge(self.width, own_width, config.fusion == "channel-concat") if config.merged else None
+        self.context_streams = names if config.fusion == "shared-qkv" else (IMAGE,)
+        dropout = TransformerConfig(depth=trunk.depth, dropout=config.dropout).block_dropout
         self.blocks: Any = nn.ModuleList(
             TrunkBlock(
                 self.width,
-                size.heads,
+                trunk.heads,
                 config.mlp_ratio,
-                config.block_dropout(number),
+                dropout(number),
                 own=names if config.fusion == "shared-qkv" else (),
             )
-            for number in range(size.depth)
+            for number in range(trunk.depth)
         )
+        own_heads = trunk.heads * own_width // trunk.width
         self.own_blocks: Any = nn.ModuleList(
-            nn.ModuleDict({name: Block(self.width, size.heads, config.mlp_ratio) for name in names})
-            for _ in range(own_blocks)
+            nn.ModuleDict({name: Block(own_width, own_heads, config.mlp_ratio, told=self.width) for name in names})
+            for _ in range(config.own)
         )
+        entered = names if config.own and not config.merged else ()
+        self.own_inputs: Any = nn.ModuleDict({name: linear(self.width, own_width) for name in entered})
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         self._check_edges(condition.blocked)
-        c, context = self.conditioning(times[PIXELS], condition.labels)
+        c, context = self.conditioning(times[IMAGE], condition.labels)
         for name, embed in self.other_times.items():
-            c = c + embed(times[name])
+            c = told_together(c, embed(times[name]))
+        if self.class_token is not None and c.ndim == 3 and c.shape[1] > 1:
+            raise UserError("backbone jit-joint takes no times per token beside a class token, which has no place")
         x = {name: embed(noisy[name]) + self.positions for name, embed in self.embeds.items()}
-        patches, last = x[PIXELS].shape[1], list(x)[-1]
+        patches, last = x[IMAGE].shape[1], list(x)[-1]
         if self.merge is not None:
-            x = {PIXELS: self.merge.join(x)}
+            x = {IMAGE: self.merge.join(x)}
         if self.class_token is not None:
             front = list(x)[-1]
             x[front] = torch.cat([self.class_token.embed(noisy[CLASS_TOKEN]), x[front]], dim=1)
@@ -142,16 +218,17 @@ class JiTJoint(Backbone):
             if number == self.context_start:
                 x |= {name: torch.cat([context.to(x[name].dtype), x[name]], dim=1) for name in self.context_streams}
             x = block(x, c, self.rope, condition.blocked)
-            tapped.append(x[PIXELS][:, -patches:])
+            tapped.append(x[IMAGE][:, -patches:])
         x = {name: tokens[:, -lengths[name] :] for name, tokens in x.items()}
         if self.merge is not None:
-            x = self.merge.part(x[PIXELS], patches)
+            x = self.merge.part(x[IMAGE], patches)
+        x |= {name: layer(x[name]) for name, layer in self.own_inputs.items()}
         for blocks in self.own_blocks:
             x = {name: block(x[name], c, self.rope) for name, block in blocks.items()}
-            tapped.append(x[PIXELS][:, -patches:])
+            tapped.append(x[IMAGE][:, -patches:])
 
         clean = {name: head(x[name][:, -patches:], c) for name, head in self.heads.items()}
-        clean[PIXELS] = unpatchify(clean[PIXELS], self.grid, self.patch)
+        clean[IMAGE] = unpatchify(clean[IMAGE], self.grid, self.patch)
         if self.class_token is not None:
             clean[CLASS_TOKEN] = self.class_token.read(x[last][:, :1], self.heads[last], c)
         positions = torch.arange(patches, device=c.device)
@@ -163,7 +240,7 @@ class JiTJoint(Backbone):
     def _check_edges(self, blocked: Blocked) -> None:
         if self.merge is not None and blocked:
             raise UserError(
-                f"--backbone.fusion {self.config.fusion} merges pixels and features, so that attention between them "
+                f"--backbone.fusion {self.config.fusion} merges image and features, so that attention between them "
                 "cannot be blocked: choose --guidance cfg, or the fusion shared-qkv or token-concat"
             )
         if any(CLASS_TOKEN in edge for edge in blocked):
@@ -179,7 +256,7 @@ class TrunkBlock(nn.Module):
         self.streams: Any = nn.ModuleDict({name: StreamBlock(width, mlp_ratio, dropout) for name in own})
         self.stream = None if own else StreamBlock(width, mlp_ratio, dropout)
 
-    def forward(self, x: Streams, c: Float[Tensor, "b d"], rope: Rope2d, blocked: Blocked) -> Streams:
+    def forward(self, x: Streams, c: Told, rope: Rope2d, blocked: Blocked) -> Streams:
         """Every sequence's tokens [b, n, d] after the block."""
         parts = {name: self.stream or self.streams[name] for name in x}
         before = {name: parts[name].before(tokens, c) for name, tokens in x.items()}
@@ -193,37 +270,37 @@ class TrunkBlock(nn.Module):
 class Merge(nn.Module):
     """The two tokens of a patch as one, by a linear layer over the channels of both or as their sum, and back."""
 
-    def __init__(self, width: int, concatenate: bool) -> None:
+    def __init__(self, width: int, own_width: int, concatenate: bool) -> None:
         super().__init__()
         self.input = linear(2 * width, width) if concatenate else None
-        self.output = linear(width, 2 * width)
+        self.output = linear(width, 2 * own_width)
 
     def join(self, x: Streams) -> Tokens:
         """Returns the patches' tokens."""
         if self.input is None:
-            return x[PIXELS] + x[FEATURES]
-        return self.input(torch.cat([x[PIXELS], x[FEATURES]], dim=-1))
+            return x[IMAGE] + x[FEATURES]
+        return self.input(torch.cat([x[IMAGE], x[FEATURES]], dim=-1))
 
     def part(self, x: Tokens, patches: int) -> Streams:
         """Returns both streams; a token in front of the patches goes with the features."""
-        pixels, features = self.output(x).chunk(2, dim=-1)
-        return {PIXELS: pixels[:, -patches:], FEATURES: features}
+        image, features = self.output(x).chunk(2, dim=-1)
+        return {IMAGE: image[:, -patches:], FEATURES: features}
 
 
 class ClassToken(nn.Module):
     """The way into the trunk for an encoder's class token, and out; the way out starts as zero."""
 
-    def __init__(self, width: int, features: int) -> None:
+    def __init__(self, width: int, own_width: int, features: int) -> None:
         super().__init__()
         self.input = linear(features, width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.output = linear(width, features, zero=True)
+        self.output = linear(own_width, features, zero=True)
 
     def embed(self, x: Float[Tensor, "b 1 e"]) -> Float[Tensor, "b 1 d"]:
         """Returns its token."""
         return self.norm(self.input(x.to(self.input.weight.dtype)))
 
-    def read(self, x: Float[Tensor, "b 1 d"], head: Head, c: Float[Tensor, "b d"]) -> Float[Tensor, "b 1 e"]:
+    def read(self, x: Float[Tensor, "b 1 d"], head: Head, c: Told) -> Float[Tensor, "b 1 e"]:
         """Returns the clean class token, after the final norm of a patch stream's head."""
         return self.output(modulate(head.norm(x), *head.adaln(c)))
 
@@ -234,8 +311,8 @@ def _check_streams(config: JiTJoint.Config, streams: Mapping[str, StreamSpec]) -
         require_same_grid(streams, config.patch)
     if FEATURES not in streams and (config.fusion != "token-concat" or CLASS_TOKEN not in streams):
         raise UserError(
-            f"--backbone.fusion {config.fusion} joins pixels and features, but this run has only {', '.join(streams)}: "
-            "choose an adapter that makes features, --backbone jit for pixels alone, or token-concat for a class token"
+            f"--backbone.fusion {config.fusion} joins image and features, but this run has only {', '.join(streams)}: "
+            "choose an adapter that makes features, --backbone jit for the image, or token-concat for a class token"
         )
     if CLASS_TOKEN in streams and streams[CLASS_TOKEN].shape[0] != 1:
         raise UserError(f"A class token is one token an image, but the adapter makes {streams[CLASS_TOKEN].shape[0]}")

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from vco.api import Data, ImageSet
+from vco.api import Data, DataSetting, ImageSet
 
 TRAIN_SIZE = 1500
 
@@ -22,7 +22,7 @@ class Digits(Data):
     num_classes = 10
     image_shape = (1, 8, 8)
 
-    def __init__(self, config: Data.Config) -> None:
+    def __init__(self, config: Data.Config, setting: DataSetting) -> None:
         self.config = config
 
     def train(self) -> ImageSet:

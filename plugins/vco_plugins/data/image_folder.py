@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vco.api import Data, ImageSet, UserError
+from vco.api import Data, DataSetting, ImageSet, UserError
 
 
 class ImageFolder(Data):
@@ -33,7 +33,7 @@ class ImageFolder(Data):
         flip: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
         """Whether half of the training images, drawn at random, are mirrored left to right."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, setting: DataSetting) -> None:
         self.config = config
         self.root, self.flip = config.root, config.flip
         self.num_classes = config.classes

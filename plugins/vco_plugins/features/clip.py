@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vco.api import UserError
-from vco_plugins.checkpoints import Architecture, read_json, readable, unknown
 from vco_plugins.encoders import Encoder, EncoderConfig, Network, Statistics
+from vco_plugins.pretrained import Architecture, read_json, readable, unknown
 
 OPENAI = Statistics(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 KNOWN = {

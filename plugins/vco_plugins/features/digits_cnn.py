@@ -5,7 +5,7 @@ from importlib.resources import files
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vco.api import Features, FeatureSource, StreamSpec, UserError
+from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
 WIDTH, SIDE, GRID = 64, 8, (4, 4)
 
@@ -19,15 +19,15 @@ class DigitsCNN(FeatureSource):
     digits: 99.3 %.
     """
 
-    def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: FeatureSource.Config, setting: FeatureSetting) -> None:
         super().__init__()
-        if image_shape != (1, SIDE, SIDE):
+        if setting.image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-cnn reads only images of shape (1, 8, 8), as --data digits has "
-                f"them, not {image_shape}; for other images use inception (to score) or dinov2 (to align to)."
+                f"them, not {setting.image_shape}; for other images use inception (to score) or dinov2 (to align to)."
             )
         self.config = config
-        self.spec = StreamSpec(shape=(GRID[0] * GRID[1], WIDTH), grid=GRID)
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID)
 
     def load(self) -> None:
         from safetensors.torch import load

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vco.api import Features, FeatureSource, StreamSpec, UserError
+from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 48, 4, 4, 2, 8
 GRID = (SIDE // PATCH, SIDE // PATCH)
@@ -22,15 +22,15 @@ class DigitsViT(FeatureSource):
     each patch's pixels in its token. Accuracy on the 297 held-out digits: 98.7 %.
     """
 
-    def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: FeatureSource.Config, setting: FeatureSetting) -> None:
         super().__init__()
-        if image_shape != (1, SIDE, SIDE):
+        if setting.image_shape != (1, SIDE, SIDE):
             raise UserError(
                 f"The feature source digits-vit reads only images of shape (1, 8, 8), as --data digits has "
-                f"them, not {image_shape}; for other images use dinov2 (to align to) or inception (to score)."
+                f"them, not {setting.image_shape}; for other images use dinov2 (to align to) or inception (to score)."
             )
         self.config = config
-        self.spec = StreamSpec(shape=(GRID[0] * GRID[1], WIDTH), grid=GRID)
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID)
 
     def load(self) -> None:
         from safetensors.torch import load

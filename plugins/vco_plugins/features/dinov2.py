@@ -8,8 +8,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.checkpoints import Architecture, pretrained, read_config
 from vco_plugins.encoders import Encoder, EncoderConfig, Network
+from vco_plugins.pretrained import Architecture, pretrained, read_config
 
 MODELS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 KNOWN = {

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vco.api import Features, FeatureSource, StreamSpec, UserError
+from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
 
 class Inception(FeatureSource):
@@ -32,13 +32,16 @@ class Inception(FeatureSource):
         weights: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
         """torch-fidelity's inception weights (.pth or .safetensors file); by default its cached download."""
 
-    def __init__(self, config: Config, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: Config, setting: FeatureSetting) -> None:
         super().__init__()
-        if image_shape[0] not in (1, 3):
-            raise UserError(f"The feature source inception reads images with 1 or 3 channels, not {image_shape}.")
+        if setting.image_shape[0] not in (1, 3):
+            raise UserError(
+                f"The feature source inception reads images with 1 or 3 channels, not {setting.image_shape}; use data "
+                "that has them, or another evaluation network."
+            )
         self.config = config
         self.weights = config.weights
-        self.spec = StreamSpec(shape=(1, 2048), grid=(1, 1))
+        self.spec = FeatureSpec(tokens=(1, 2048), grid=(1, 1))
 
     def check(self) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3

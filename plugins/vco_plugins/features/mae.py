@@ -9,8 +9,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.checkpoints import SAFETENSORS, Architecture, pretrained, read_config
 from vco_plugins.encoders import Encoder, EncoderConfig, Network
+from vco_plugins.pretrained import SAFETENSORS, Architecture, pretrained, read_config
 
 MODELS = {"vit_mae": "ViTMAEModel"}
 KNOWN = {
@@ -48,5 +48,5 @@ class MAE(Encoder):
 
     def run(self, pixels: Float[Tensor, "b 3 r r"]) -> None:
         # patches are sorted by this noise: rising numbers (exact in float32) keep them row-major
-        order = torch.arange(self.spec.shape[0], dtype=torch.float32, device=pixels.device).expand(len(pixels), -1)
+        order = torch.arange(self.spec.tokens[0], dtype=torch.float32, device=pixels.device).expand(len(pixels), -1)
         self.module(pixels, noise=order, interpolate_pos_encoding=True)

@@ -8,8 +8,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.checkpoints import Architecture, pretrained, read_config
 from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Statistics
+from vco_plugins.pretrained import Architecture, pretrained, read_config
 
 KINDS = ("siglip", "siglip_vision_model")
 KNOWN = {

@@ -9,8 +9,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.checkpoints import Architecture, pretrained, read_config
 from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Statistics
+from vco_plugins.pretrained import Architecture, pretrained, read_config
 
 FIXED, NAFLEX = "SiglipVisionModel", "Siglip2VisionModel"
 MODELS = {"siglip": FIXED, "siglip_vision_model": FIXED, "siglip2": NAFLEX, "siglip2_vision_model": NAFLEX}
@@ -64,7 +64,6 @@ class SigLIP2(Encoder):
     def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
         if MODELS[self.architecture.kind] == FIXED:
             return self.module(pixels, interpolate_pos_encoding=True).pooler_output
-        assert self.spec.grid is not None
         count, patch = len(pixels), self.architecture.patch
         # each patch is flattened as (row, column, channel)
         split = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vco.api import UserError
-from vco_plugins.checkpoints import Architecture, read_json, readable
 from vco_plugins.encoders import Encoder, EncoderConfig, Network, Statistics
+from vco_plugins.pretrained import Architecture, read_json, readable
 
 PARTS = ("blocks", "norm", "fc_norm", "num_prefix_tokens")  # only timm's plain ViTs have them all
 

@@ -7,11 +7,11 @@ from attrs.validators import ge
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vco.api import Condition, Streams, StreamSpec
-from vco_plugins.interval import IntervalConfig, IntervalGuidance
+from vco.api import Condition, GuidanceSetting, Streams
+from vco_plugins.two_branch import TwoBranchConfig, TwoBranchGuidance
 
 
-class Autoguidance(IntervalGuidance):
+class Autoguidance(TwoBranchGuidance):
     """Guidance away from a weaker model: an earlier, smaller or shorter run takes the null branch [Karras et al.].
 
     v = v_weak + scale * (v - v_weak) within the interval. The weak model is the EMA model of another run of the same
@@ -21,7 +21,7 @@ class Autoguidance(IntervalGuidance):
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(IntervalConfig):
+    class Config(TwoBranchConfig):
         """What a user may set."""
 
         run: str = attrs.field(default="", metadata={"sampling": True})
@@ -29,10 +29,10 @@ class Autoguidance(IntervalGuidance):
         label: bool = attrs.field(default=True, metadata={"sampling": True})
         """Whether the weak model is told the label; without, its run must have dropped labels."""
         scale: float = attrs.field(default=1.5, validator=ge(0.0), metadata={"sampling": True})
-        """Guidance scale of the pixels, at least 0 (Latent Forcing: 1.5); 1 turns guidance off."""
+        """Guidance scale of the image, at least 0 (Latent Forcing: 1.5); 1 turns guidance off."""
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
+    def __init__(self, config: Config, setting: GuidanceSetting) -> None:
+        super().__init__(config, setting)
         self.weak_run = config.run
 
     def without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:

@@ -1,17 +1,15 @@
 """ReDi's representation guidance."""
 
-from collections.abc import Mapping
-
 import attrs
 from attrs.validators import and_, ge, le
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vco.api import FEATURES, Condition, StreamSpec, UserError
-from vco_plugins.interval import IntervalConfig, IntervalGuidance
+from vco.api import FEATURES, Condition, GuidanceSetting, UserError
+from vco_plugins.two_branch import TwoBranchConfig, TwoBranchGuidance
 
 
-class Representation(IntervalGuidance):
+class Representation(TwoBranchGuidance):
     """Guidance towards images that fit their features; the null branch sees zeros instead of them [ReDi].
 
     v = v(x_t, 0) + scale * (v(x_t, z_t) - v(x_t, 0)), the label being kept in both branches. In training the features
@@ -25,20 +23,20 @@ class Representation(IntervalGuidance):
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(IntervalConfig):
+    class Config(TwoBranchConfig):
         """What a user may set."""
 
         scale: float = attrs.field(default=1.5, validator=ge(0.0), metadata={"sampling": True})
-        """Guidance scale of the pixels, at least 0 (ReDi shows 1.1 to 1.6); 1 turns guidance off."""
+        """Guidance scale of the image, at least 0 (ReDi shows 1.1 to 1.6); 1 turns guidance off."""
         drop: float = attrs.field(default=0.2, validator=and_(ge(0.0), le(1.0)))
         """Probability that a training sample's features are zeroed, in [0, 1]."""
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
-        super().__init__(config, streams=streams, num_classes=num_classes)
-        if FEATURES not in streams:
+    def __init__(self, config: Config, setting: GuidanceSetting) -> None:
+        super().__init__(config, setting)
+        if FEATURES not in setting.streams:
             raise UserError(
-                f"guidance representation needs the stream {FEATURES!r}, but this run has only {', '.join(streams)}: "
-                "choose a backbone that denoises it, such as jit-dual, or --guidance cfg"
+                f"guidance representation needs the stream {FEATURES!r}, but this run has only "
+                f"{', '.join(setting.streams)}: choose a backbone that denoises it, such as jit-dual, or --guidance cfg"
             )
 
     def without(self, labels: Int[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Condition:

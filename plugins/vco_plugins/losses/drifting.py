@@ -7,9 +7,9 @@ import attrs
 import torch
 from attrs.validators import deep_iterable, ge, gt, in_, min_len
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, distributed
+from torch import Tensor
 
-from vco.api import Features, Loss, Step, StreamSpec
+from vco.api import Features, Loss, LossSetting, ReadsFeatures, Step, chosen_features, gather_rows, sum_over_processes
 
 FLOOR: Final = 1e-6
 """Smallest product of both softmaxes: however far apart, every pair keeps an affinity of 0.001."""
@@ -28,14 +28,14 @@ class Drifting(Loss):
     sizes that couple the batch are taken over all processes, in one forward pass (not over accumulation steps).
 
     Source: Generative Modeling via Drifting (arXiv 2602.04770), for a one-step generator with banks of samples;
-        V-Co (arXiv 2603.16792) takes it as a loss of a denoiser, and does not publish its settings.
+        V-Co (arXiv 2603.16792) takes it as a loss of a denoiser, and publishes its settings but not its code.
     """
 
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
-    class Config(Loss.Config):
+    class Config(ReadsFeatures, Loss.Config):
         """What a user may set."""
 
         weight: float = attrs.field(default=0.1, validator=ge(0.0))
@@ -51,20 +51,21 @@ class Drifting(Loss):
 
     force: Tensor
 
-    def __init__(self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None) -> None:
+    def __init__(self, config: Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
+        self.encoder, _ = chosen_features(setting.features, config.features)
         self.register_buffer("force", torch.zeros(len(config.temperatures)), persistent=False)
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
-        real, labels = self._pool(step.real), step.labels
+        real, labels = self._pool(step.real(self.encoder)), step.labels
         if self.config.alpha > 1:  # all others repel, not only those that are seen here
-            real, labels = _of_all_processes(real), _of_all_processes(labels)
+            real, labels = gather_rows(real), gather_rows(labels)
         same = step.labels[:, None] == labels
         others = (~same).sum(1, keepdim=True)
         repulsion = (self.config.alpha - 1) * (same.sum(1, keepdim=True) - 1) / others.clamp_min(1)
         loss, force = drifting_loss(
-            self._pool(step.generated),
+            self._pool(step.generated(self.encoder)),
             real,
             groups=step.labels,
             positive=same,
@@ -115,7 +116,7 @@ def drifting_loss(
         attracts = torch.cat([torch.zeros_like(same), positive], dim=1)
         # exact differences: |x|^2 + |y|^2 - 2 x y cancels, and a GPU may round the product to ten bits
         distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(1e-4)
-        weighted, total = _over_processes(torch.stack([(distance * w).sum(), w.sum()]))
+        weighted, total = sum_over_processes(torch.stack([(distance * w).sum(), w.sum()]))
         typical = weighted / total
         scale = (typical / x.shape[1] ** 0.5).clamp_min(1e-3)
         distance = distance / typical.clamp_min(1e-3)
@@ -129,7 +130,7 @@ def drifting_loss(
             pull, push = affinity * attracts, affinity * ~attracts
             coefficients = pull * push.sum(1, keepdim=True) - push * pull.sum(1, keepdim=True)  # each row adds up to 0
             force = coefficients @ (y / scale) - coefficients.sum(1, keepdim=True) * (x / scale)
-            squares, count = _over_processes(torch.stack([force.square().sum(), force.new_full((), force.numel())]))
+            squares, count = sum_over_processes(torch.stack([force.square().sum(), force.new_full((), force.numel())]))
             forces.append(squares / count)
             field = field + force / forces[-1].clamp_min(1e-8).sqrt()
         target = x / scale + field
@@ -143,19 +144,3 @@ def _softmax_in_groups(logits: Float[Tensor, "g y"], same: Bool[Tensor, "g g"]) 
     largest = torch.full_like(logits, -torch.inf).scatter_reduce(0, index, logits, "amax")[first]
     powers = torch.where(logits.isneginf(), 0.0, (logits - largest).exp())
     return powers / torch.zeros_like(powers).index_add(0, first, powers)[first].clamp_min(1.0)
-
-
-def _of_all_processes(local: Tensor) -> Tensor:
-    """The rows that each process has, one after another."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return local
-    rows = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(rows, local.contiguous())
-    return torch.cat(rows)
-
-
-def _over_processes(local: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(local)
-    return local

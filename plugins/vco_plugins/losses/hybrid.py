@@ -10,7 +10,7 @@ from attrs.validators import ge, gt
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vco.api import Features, Loss, Step, StreamSpec
+from vco.api import Features, Loss, LossSetting, ReadsFeatures, Step, chosen_features
 
 
 class Hybrid(Loss):
@@ -23,7 +23,7 @@ class Hybrid(Loss):
     couples_batch: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
-    class Config(Loss.Config):
+    class Config(ReadsFeatures, Loss.Config):
         """What a user may set."""
 
         weight: float = attrs.field(default=10.0, validator=ge(0.0))
@@ -39,15 +39,16 @@ class Hybrid(Loss):
         pooling: Literal["cls", "mean"] = "cls"
         """The vector of an image: the encoder's pooled one (class token), or the mean of its patch tokens."""
 
-    def __init__(self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None) -> None:
+    def __init__(self, config: Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
+        self.encoder, _ = chosen_features(setting.features, config.features)
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
         config = self.config
         loss = hybrid_loss(
-            self._pool(step.generated),
-            self._pool(step.real),
+            self._pool(step.generated(self.encoder)),
+            self._pool(step.real(self.encoder)),
             step.labels,
             tau_gate=config.tau_gate,
             tau_repulsion=config.tau_repulsion,

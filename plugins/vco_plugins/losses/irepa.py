@@ -44,11 +44,12 @@ class IREPA(AlignmentLoss):
 
     def project(self, tap: Tap) -> Float[Tensor, "b n e"]:
         full = tap.tokens.new_zeros(len(tap.tokens), self.grid[0] * self.grid[1], tap.tokens.shape[-1])
-        tokens = full.index_copy(1, tap.positions, tap.tokens)
+        where = tap.positions.expand(len(tap.tokens), -1)[..., None].expand_as(tap.tokens)
+        tokens = full.scatter(1, where, tap.tokens)
         maps = self.projector(tokens.transpose(1, 2).unflatten(2, self.grid))
-        return maps.flatten(2).transpose(1, 2)[:, tap.positions]
+        return tap.of(maps.flatten(2).transpose(1, 2))
 
-    def prepare(self, target: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
+    def prepared(self, target: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
         return spatial_norm(target, self.config.alpha)
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:

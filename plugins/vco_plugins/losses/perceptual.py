@@ -9,7 +9,7 @@ from attrs.validators import and_, ge, le, optional
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import Loss, Step, StreamSpec
+from vco.api import Loss, LossSetting, ReadsFeatures, Step, chosen_features
 
 
 class Perceptual(Loss):
@@ -22,7 +22,7 @@ class Perceptual(Loss):
     """
 
     @attrs.frozen(kw_only=True)
-    class Config(Loss.Config):
+    class Config(ReadsFeatures, Loss.Config):
         """What a user may set."""
 
         weight: float = attrs.field(default=0.01, validator=ge(0.0))
@@ -30,12 +30,14 @@ class Perceptual(Loss):
         gate: float | None = attrs.field(default=None, validator=optional(and_(ge(-1.0), le(1.0))))
         """Only samples whose mean cosine is below this count, in [-1, 1]; by default all do."""
 
-    def __init__(self, config: Config, *, width: int, tap_grid: tuple[int, int], features: StreamSpec | None) -> None:
+    def __init__(self, config: Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
+        self.encoder, _ = chosen_features(setting.features, config.features)
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
-        predicted, clean = step.generated.tokens.float(), step.real.tokens.detach().float()
+        predicted = step.generated(self.encoder).tokens.float()
+        clean = step.real(self.encoder).tokens.detach().float()
         with torch.autocast(predicted.device.type, enabled=False):
             cosine = F.cosine_similarity(predicted, clean, dim=-1).mean(1)
         loss = 1 - cosine

@@ -1,4 +1,4 @@
-"""Features first, then pixels."""
+"""Features first, then the image."""
 
 import attrs
 import torch
@@ -6,22 +6,22 @@ from attrs.validators import and_, ge, gt, le, lt
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import PIXELS, Process, Times, UserError
+from vco.api import IMAGE, Process, ProcessSetting, Times, UserError
 from vco_plugins.times import grid, logit_normal, other_streams, shift, uniform
 
 
 class Cascaded(Process):
-    """Features are denoised first, while the pixels are noise, then pixels given clean features [Latent Forcing].
+    """Features are denoised first, while the image is noise, then the image given clean features [Latent Forcing].
 
-    A training sample belongs to one of the two phases: only that phase's streams count in the loss. In the pixels'
-    phase a tenth of the times is uniform in (0, 0.5] instead of logit-normal. Streams other than pixels and features
+    A training sample belongs to one of the two phases: only that phase's streams count in the loss. In the image's
+    phase a tenth of the times is uniform in (0, 0.5] instead of logit-normal. Streams other than image and features
     count as features. The mean of a stream's loss runs over the whole batch, so that the share of its phase is part of
     its weight.
 
     Wants a backbone that is told both times (--backbone.time-embedding separate).
 
     Raises:
-        UserError: If the pixels are the only stream, or from `path` if there is not a step for each phase.
+        UserError: If the image is the only stream, or from `path` if there is not a step for each phase.
 
     Source: Latent Forcing (arXiv 2602.11401).
     """
@@ -37,21 +37,21 @@ class Cascaded(Process):
         features_std: float = attrs.field(default=1.0, validator=gt(0.0))
         """Standard deviation of logit(t_features) in the features' phase of training, above 0."""
         mean: float = -0.4
-        """Mean of logit(t_pixels) in the pixels' phase of training."""
+        """Mean of logit(t_image) in the image's phase of training."""
         std: float = attrs.field(default=0.8, validator=gt(0.0))
-        """Standard deviation of logit(t_pixels) in the pixels' phase of training, above 0."""
+        """Standard deviation of logit(t_image) in the image's phase of training, above 0."""
         early_share: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
-        """Share of the pixels' phase whose training times are uniform in (0, 0.5], in [0, 1]."""
+        """Share of the image's phase whose training times are uniform in (0, 0.5], in [0, 1]."""
         features_shift: float = attrs.field(default=1.0, validator=gt(0.0), metadata={"sampling": True})
         """Shift of the features' even sampling times, above 0; below 1 steps are finer near noise (paper's best run:
         0.575)."""
         shift: float = attrs.field(default=1.0, validator=gt(0.0), metadata={"sampling": True})
-        """Shift of the pixels' even sampling times, above 0; below 1 steps are finer near noise."""
+        """Shift of the image's even sampling times, above 0; below 1 steps are finer near noise."""
 
-    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
+    def __init__(self, config: Config, setting: ProcessSetting) -> None:
         super().__init__()
         self.config = config
-        self.others = other_streams(streams)
+        self.others = other_streams(setting.streams)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
         config = self.config
@@ -59,35 +59,35 @@ class Cascaded(Process):
         of_features = uniform(batch, generator) <= config.features_share
         features = logit_normal(batch, config.features_mean, config.features_std, generator)
         early = uniform(batch, generator) <= config.early_share
-        pixels = logit_normal(batch, config.mean, config.std, generator)
-        pixels = torch.where(early, uniform(batch, generator) / 2, pixels)
+        image = logit_normal(batch, config.mean, config.std, generator)
+        image = torch.where(early, uniform(batch, generator) / 2, image)
         features = torch.where(of_features, features, self.given(batch, generator))
-        return {PIXELS: pixels.masked_fill(of_features, 0.0), **dict.fromkeys(self.others, features)}
+        return {IMAGE: image.masked_fill(of_features, 0.0), **dict.fromkeys(self.others, features)}
 
     def given(self, batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
-        """Times of the features that are given in the pixels' phase of training: clean ones."""
+        """Times of the features that are given in the image's phase of training: clean ones."""
         return torch.ones(batch, device=generator.device)
 
     def weight(self, times: Times) -> Times:
-        of_features = (times[PIXELS] == 0).to(times[PIXELS].dtype)  # the pixels' own phase has no time 0
-        return {PIXELS: 1 - of_features, **dict.fromkeys(self.others, of_features)}
+        of_features = (times[IMAGE] == 0).to(times[IMAGE].dtype)  # the image's own phase has no time 0
+        return {IMAGE: 1 - of_features, **dict.fromkeys(self.others, of_features)}
 
     def path(self, steps: int) -> Times:
         if steps < 2:
             raise UserError(
-                f"a cascaded process needs a step for the features and one for the pixels, but --sample.steps is "
+                f"a cascaded process needs a step for the features and one for the image, but --sample.steps is "
                 f"{steps}: set at least 2"
             )
         first = steps // 2
-        features, pixels = shift(grid(first), self.config.features_shift), shift(grid(steps - first), self.config.shift)
+        features, image = shift(grid(first), self.config.features_shift), shift(grid(steps - first), self.config.shift)
         return {
-            PIXELS: torch.cat([torch.zeros(first, dtype=torch.float64), pixels]),
+            IMAGE: torch.cat([torch.zeros(first, dtype=torch.float64), image]),
             **dict.fromkeys(self.others, torch.cat([features, torch.ones(steps - first, dtype=torch.float64)])),
         }
 
 
 class CascadedNoised(Cascaded):
-    """As cascaded, but pixels are trained on features with a little noise, like sampled ones [Latent Forcing].
+    """As cascaded, but the image is trained on features with a little noise, like sampled ones [Latent Forcing].
 
     Source: Latent Forcing (arXiv 2602.11401), its default.
     """

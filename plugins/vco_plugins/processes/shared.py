@@ -3,7 +3,7 @@
 import attrs
 import torch
 
-from vco.api import Process, Times
+from vco.api import Process, ProcessSetting, Times
 from vco_plugins.times import LogitNormalConfig, grid, logit_normal
 
 
@@ -17,10 +17,10 @@ class Shared(Process):
     class Config(LogitNormalConfig):
         """What a user may set."""
 
-    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
+    def __init__(self, config: Config, setting: ProcessSetting) -> None:
         super().__init__()
         self.config = config
-        self.streams = streams
+        self.streams = tuple(setting.streams)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
         t = logit_normal(batch, self.config.mean, self.config.std, generator)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vco.api import Noise, Solver, Streams, Times, Velocity
+from vco.api import Noise, Solver, SolverSetting, Streams, Times, Velocity
 
 
 class Heun(Solver):
@@ -14,7 +14,7 @@ class Heun(Solver):
     Source: Karras et al. (arXiv 2206.00364), algorithm 1; JiT (arXiv 2511.13720).
     """
 
-    def __init__(self, config: Solver.Config) -> None:
+    def __init__(self, config: Solver.Config, setting: SolverSetting) -> None:
         self.config = config
 
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
@@ -23,10 +23,10 @@ class Heun(Solver):
         for k in range(steps):
             now, after = ({name: t[i] for name, t in points.items()} for i in (k, k + 1))
             delta = {name: after[name] - now[name] for name in now}
-            slope = velocity(state, now)
+            slope = velocity(state, now, after)
             predicted = _advance(state, slope, delta)
             if k < steps - 1:
-                corrected = velocity(predicted, after)
+                corrected = velocity(predicted, after, after)
                 state = _advance(state, {name: (v + corrected[name]) / 2 for name, v in slope.items()}, delta)
             else:
                 state = predicted

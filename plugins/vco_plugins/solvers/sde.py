@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from attrs.validators import and_, gt, lt
 
-from vco.api import PIXELS, Noise, Solver, Streams, Times, Velocity
+from vco.api import IMAGE, Noise, Solver, SolverSetting, Streams, Times, Velocity
 
 
 class SDE(Solver):
@@ -28,14 +28,14 @@ class SDE(Solver):
         last_step: float = attrs.field(default=0.04, validator=and_(gt(0.0), lt(1.0)))
         """Length of the last step, without noise, in (0, 1) (REPA: 0.04)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, setting: SolverSetting) -> None:
         self.config = config
 
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         points = {name: times.tolist() for name, times in retimed(path, self.config.last_step).items()}
         for k in range(len(next(iter(points.values()))) - 1):
             now, after = ({name: t[i] for name, t in points.items()} for i in (k, k + 1))
-            slope = velocity(state, now)
+            slope = velocity(state, now, after)
             noisy = any(now[name] < after[name] < 1 for name in now)
             state = _advance(state, slope, now, after, noise(k) if noisy else {})
         return state
@@ -59,7 +59,7 @@ def retimed(path: Times, last_step: float) -> Times:
     """Moves the points of a path so that the step in which a stream reaches t = 1 is `last_step` long.
 
     Between two such arrivals the other points are spread evenly, along the path, over what is left. Where several
-    streams arrive together the last step is measured on the pixels.
+    streams arrive together the last step is measured on the image.
     """
     index = np.arange(len(next(iter(path.values()))), dtype=np.float64)
     times = {name: t.numpy() for name, t in path.items()}
@@ -67,7 +67,7 @@ def retimed(path: Times, last_step: float) -> Times:
     parts, start = [np.zeros(1)], 0
     for end in sorted(set(arrivals.values()) - {0}):
         together = [name for name in arrivals if arrivals[name] == end]
-        arriving = times[PIXELS if PIXELS in together else together[0]]
+        arriving = times[IMAGE if IMAGE in together else together[0]]
         before_last = max(np.interp(1 - last_step, arriving, index), start)
         parts += [np.linspace(start, before_last, end - start)[1:], np.array([float(end)])]
         start = end

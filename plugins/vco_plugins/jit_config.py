@@ -6,7 +6,7 @@ from typing import Final, Literal
 import attrs
 from attrs.validators import and_, ge, in_, lt, optional
 
-from vco.api import FEATURES, PIXELS, Backbone, StreamSpec, UserError
+from vco.api import FEATURES, IMAGE, Backbone, StreamSpec, UserError
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +59,7 @@ class TransformerConfig(Backbone.Config):
     bottleneck: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Width that patches and features are squeezed to before embedding, at least 1; by default 128 (H and G: 256)."""
     patch: int = attrs.field(default=16, validator=ge(1))
-    """Side of a patch in pixels, at least 1; must divide the image's height and width."""
+    """Side of a patch in pixels (or latents), at least 1; must divide the image's height and width."""
     context_tokens: int = attrs.field(default=32, validator=ge(0))
     """In-context class tokens in front of the stream, at least 0."""
     context_start: int | None = attrs.field(default=None, validator=optional(and_(ge(0), _starts_inside)))
@@ -90,13 +90,13 @@ def require_streams(streams: Mapping[str, StreamSpec], needed: tuple[str, ...]) 
     if missing:
         raise UserError(
             f"The backbone denoises the stream(s) {', '.join(needed)}, but this run has only {', '.join(streams)}: "
-            f"choose an adapter that makes {', '.join(missing)}, or --backbone jit, which needs only {PIXELS}"
+            f"choose an adapter that makes {', '.join(missing)}, or --backbone jit, which needs only the image"
         )
 
 
-def patch_grid(pixels: StreamSpec, patch: int) -> tuple[int, int]:
+def patch_grid(image: StreamSpec, patch: int) -> tuple[int, int]:
     """Returns rows and columns of the patches of an image; raises `UserError` if they do not fill it."""
-    _, height, width = pixels.shape
+    _, height, width = image.shape
     if height % patch or width % patch:
         raise UserError(
             f"--backbone.patch {patch} does not divide the image size {height}x{width}: choose a side that divides both"
@@ -106,9 +106,9 @@ def patch_grid(pixels: StreamSpec, patch: int) -> tuple[int, int]:
 
 def require_same_grid(streams: Mapping[str, StreamSpec], patch: int) -> None:
     """Raises `UserError` if the features' tokens do not lie on the patches' grid."""
-    grid = patch_grid(streams[PIXELS], patch)
+    grid = patch_grid(streams[IMAGE], patch)
     if streams[FEATURES].grid != grid:
-        _, height, width = streams[PIXELS].shape
+        _, height, width = streams[IMAGE].shape
         raise UserError(
             f"The features' grid {streams[FEATURES].grid} is not the patches' grid {grid} (images of {height}x{width} "
             f"in patches of {patch}): change --backbone.patch or choose other --features"

@@ -1,0 +1,1 @@
+"""Maps from images to the stream that is denoised, and back."""

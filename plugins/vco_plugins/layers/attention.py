@@ -1,0 +1,91 @@
+"""Rotary attention: what it learns, and how two streams share one softmax."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vco_plugins.layers.basic import RMSNorm, Tokens, at_least_float32, linear
+from vco_plugins.layers.tables import frequencies, rows_columns, table
+
+Heads = Float[Tensor, "b heads n e"]
+"""e is the width of a head, or of whatever is not the token width d."""
+QKV = tuple[Heads, Heads, Heads]
+"""Queries, keys and values."""
+Positions = Int[Tensor, "b k"]
+"""Where the tokens of each sample stand in the grid, in row-major order, if they are not the whole grid in order."""
+
+
+class Rope2d(nn.Module):
+    """Rotary embedding of queries and keys on a grid; tokens in front of the grid (in-context ones) are not rotated.
+
+    The first half of a head's channels turns with the row, the second with the column, in neighbouring pairs, by
+    position * 10000^(-2k / (e / 2)) for a head of width e. It serves any sequence that ends with the whole grid, or
+    with those of its tokens that stand at given positions.
+
+    Source: RoFormer (arXiv 2104.09864), on two axes as in EVA-02 (arXiv 2303.11331).
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_width: int, grid: tuple[int, int], context_tokens: int) -> None:
+        super().__init__()
+        turns = frequencies(head_width // 4)
+        angles = torch.cat([axis[:, None] * turns for axis in rows_columns(grid)], dim=1)
+        angles = F.pad(angles, (0, 0, context_tokens, 0))
+        self.context_tokens = context_tokens
+        self.register_buffer("cos", table(angles.cos()), persistent=False)
+        self.register_buffer("sin", table(angles.sin()), persistent=False)
+
+    def forward(self, x: Heads, positions: Positions | None = None) -> Heads:
+        if positions is None:
+            cos, sin = self.cos[-x.shape[2] :], self.sin[-x.shape[2] :]
+        else:
+            front = torch.arange(x.shape[2] - positions.shape[1], device=x.device).expand(len(x), -1)
+            rows = torch.cat([front, self.context_tokens + positions], dim=1)
+            cos, sin = self.cos[rows].unsqueeze(1), self.sin[rows].unsqueeze(1)
+        even, odd = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """The learned half of attention: projections with per-head RMSNorm of queries and keys, and the way back."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = linear(width, 3 * width)
+        self.q_norm = RMSNorm(width // heads)
+        self.k_norm = RMSNorm(width // heads)
+        self.output = linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, x: Tokens, rope: Rope2d, positions: Positions | None = None) -> QKV:
+        """Returns rotated queries, rotated keys, and values."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return rope(self.q_norm(q), positions), rope(self.k_norm(k), positions), v
+
+    def merge(self, attended: Heads) -> Tokens:
+        """Joins the heads and projects them."""
+        return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
+
+
+def joint_attention(
+    streams: Mapping[str, QKV], blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]]
+) -> dict[str, Heads]:
+    """Returns softmax attention of two streams over the tokens of both; a blocked row sees only its own stream.
+
+    Blocking costs a second attention of that query stream to itself, chosen per row: no dense mask (which would rule
+    out the fused kernels), no host synchronisation, no shape that depends on the data.
+    """
+    q, k, v = (torch.cat(parts, dim=2) for parts in zip(*streams.values(), strict=True))
+    lengths = [queries.shape[2] for queries, _, _ in streams.values()]
+    attended = dict(zip(streams, F.scaled_dot_product_attention(q, k, v).split(lengths, dim=2), strict=True))
+    for (query, key), rows in blocked.items():
+        if query in streams and key in streams:
+            alone = F.scaled_dot_product_attention(*streams[query])
+            attended[query] = torch.where(rows[:, None, None, None], alone, attended[query])
+    return attended
