@@ -1,8 +1,10 @@
 """A plugin that offers every starter where it is, under the name that it has there."""
 
 from vco import hookimpl
-from vco.hooks import SECTIONS
+from vco.kinds import KINDS
 
-for kind, section in SECTIONS.items():
-    offered = {f"my-{section}": f"vco.starter.{section}:My{section.capitalize()}"}
-    globals()[f"vco_{kind}"] = hookimpl(lambda offered=offered: offered)
+vco_api = 2
+
+for kind in KINDS.values():
+    offered = {f"my-{kind.section}": f"vco.starter.{kind.section}:My{kind.section.capitalize()}"}
+    globals()[f"vco_{kind.name}"] = hookimpl(lambda offered=offered: offered)

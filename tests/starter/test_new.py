@@ -11,9 +11,9 @@ from environments import Shell
 
 from vco import starter
 from vco.cli import main_vco
-from vco.hooks import SECTIONS
-from vco.plugins import with_modules
-from vco.registry import Catalog
+from vco.kinds import SECTIONS, Kind
+from vco.plugins.discovery import with_modules
+from vco.plugins.registry import Catalog
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,10 +54,11 @@ def test_a_package_is_complete_and_the_command_says_how_to_go_on(tmp_path: Path,
     assert out.endswith("next:\n" + "".join(f"  {command}\n" for command in commands))
 
 
-@pytest.mark.parametrize(("kind", "section"), SECTIONS.items())
+@pytest.mark.parametrize("kind", SECTIONS.values(), ids=lambda kind: kind.section)
 def test_what_is_written_is_tidy_named_anew_everywhere_and_loads(
-    kind: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    section = kind.section
     name, module = f"relational-{section}-of-mine", f"vco_relational_{section}_of_mine"
     assert main_vco(["new", section, name]) == 0
     folder = tmp_path / module
@@ -69,7 +70,7 @@ def test_what_is_written_is_tidy_named_anew_everywhere_and_loads(
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout
     monkeypatch.syspath_prepend(folder)
-    component = with_modules(Catalog(), [module]).get(kind, name).load()
+    component = with_modules(Catalog(), [module]).get(kind.name, name).load()
     assert component.__qualname__ == f"Relational{section.capitalize()}OfMine"
 
 
@@ -90,7 +91,7 @@ def test_the_wheel_brings_all_that_is_copied(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     folder = Path(starter.__path__[0])
-    copied = [*folder.glob("files/*"), *(folder / f"{section}.py" for section in SECTIONS.values())]
+    copied = [*folder.glob("files/*"), *(folder / f"{section}.py" for section in SECTIONS)]
     assert len(copied) == 4 + len(SECTIONS)
     assert {f"vco/starter/{path.relative_to(folder)}" for path in copied} <= set(zipfile.ZipFile(wheel).namelist())
 
@@ -98,7 +99,7 @@ def test_the_wheel_brings_all_that_is_copied(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- what it refuses
 
 REFUSED = {
-    "an unknown kind": (["los", "mine"], ["'los'", "did you mean 'loss'?", ", ".join(SECTIONS.values())]),
+    "an unknown kind": (["los", "mine"], ["'los'", "did you mean 'loss'?", ", ".join(SECTIONS)]),
     "another spelling": (["loss", "My_Loss"], ["'My_Loss'", "is not kebab-case, as in 'my-name'"]),
     "a path": (["loss", "../mine"], ["'../mine'", "is not kebab-case"]),
     "what means none": (["loss", "none"], ["'none'", "stands for no loss at all"]),
@@ -106,7 +107,7 @@ REFUSED = {
     "a plugin": (["loss", "builtins"], ["'builtins'", "there is a plugin of this name"]),
     "vco": (["loss", "vco"], ["'vco'", "there is a plugin of this name"]),
     "an installed module": (["loss", "plugins"], ["'plugins'", "vco_plugins would hide that of", "__init__.py"]),
-    "a stream": (["loss", "pixels"], ["'pixels'", "vco itself uses this name"]),
+    "a stream": (["loss", "image"], ["'image'", "vco itself uses this name"]),
     "an attribute": (["loss", "train"], ["'train'", "vco itself uses this name"]),
     "an imported class": (["adapter", "features"], ["'features'", "called Features, which stands for something else"]),
     "another class of the file": (["data", "bars"], ["'bars'", "called Bars"]),
@@ -189,7 +190,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS.values())
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_commands_that_it_names_do_what_they_should(section: str, shell: Shell, tmp_path: Path) -> None:
     name = f"fresh-{section}"
     *commands, run = shell(f"vco new {section} {name}", tmp_path).partition("next:\n")[2].splitlines()

@@ -9,7 +9,7 @@ import pytest
 import starters
 
 from vco import starter
-from vco.hooks import SECTIONS
+from vco.kinds import SECTIONS
 from vco.testing import Check, contract_checks
 
 FOLDER = Path(starter.__path__[0])
@@ -26,7 +26,7 @@ def test_slow_laws_hold_too_in_a_process_without_type_checks() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
 
 
-@pytest.mark.parametrize("section", SECTIONS.values())
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_starter_has_an_option_of_its_own_and_is_read_in_one_look(section: str) -> None:
     source = (FOLDER / f"{section}.py").read_text()
     assert re.search(

@@ -7,9 +7,20 @@ import attrs
 
 SOURCE: Final = Path(__file__).with_name("sound.py")
 KINDS: Final = {
-    "Net": "backbones", "Eyes": "features", "Lens": "adapters", "Near": "losses", "Head": "losses", "Mates": "losses",
-    "Guide": "guidance", "Clock": "processes", "Midpoint": "solvers", "Jitter": "solvers", "Dots": "data",
+    "Net": "backbones", "Thin": "backbones", "Fold": "codecs", "Eyes": "features", "Lens": "adapters",
+    "Near": "losses", "Head": "losses", "Echo": "losses", "Mates": "losses", "Guide": "guidance", "Clock": "processes",
+    "Bend": "processes", "Leap": "processes", "Midpoint": "solvers", "Stride": "solvers", "Jitter": "solvers",
+    "Push": "optimizers", "Gap": "metrics", "Dots": "data",
 }  # fmt: skip
+"""Component of sound.py -> its kind."""
+
+
+def part_of(component: str) -> slice:
+    """Where a component stands in sound.py, with the second class that some have."""
+    text = SOURCE.read_text()
+    start = text.index(f"class {component}(")
+    after = {"Dots": "", "Push": "\nclass Gap("}.get(component, "\nclass ")
+    return slice(start, text.index(after, start) if after else len(text))
 
 
 @attrs.frozen
@@ -22,16 +33,13 @@ class Mistake:
 
     def source(self) -> str:
         """The whole file with the mistake in it."""
-        text = SOURCE.read_text()
-        start = text.index(f"class {self.component}(")
-        end = len(text) if self.component == "Dots" else text.index("\nclass ", start)  # _Dots is a part of Dots
-        part = text[start:end]
-        assert self.old in part, f"{self.component} has no line {self.old!r}"
-        return text[:start] + part.replace(self.old, self.new, 1) + text[start + len(part) :]
+        text, part = SOURCE.read_text(), part_of(self.component)
+        assert self.old in text[part], f"{self.component} has no line {self.old!r}"
+        return text[: part.start] + text[part].replace(self.old, self.new, 1) + text[part.stop :]
 
 
 _TAP = """            if number in taps:
-                tapped[number] = Tap(tokens=x[PIXELS], positions=positions)
+                tapped[number] = Tap(tokens=x[IMAGE], positions=positions)
 """
 _STEP = """            x = {name: self.step(block[name], name, x, condition) for name in x}
 """
@@ -40,8 +48,10 @@ _LAST = "state = {n: x + h[n] * slope[n].float() if h[n] else x"
 MISTAKES: Final[dict[str, Mistake]] = {
     # every kind
     "loads": Mistake("Near", "class Near(Loss):", "class Near(nn.Module):"),
-    "can-be-constructed": Mistake("Clock", "self.config, self.streams = config, streams", 'raise UserError("never")'),
-    "says-what-it-is": Mistake("Clock", '"""Uniform times, the features\' ahead of the pixels\'."""', '"""Clock"""'),
+    "can-be-constructed": Mistake(
+        "Clock", "self.config, self.streams = config, tuple(setting.streams)", 'raise UserError("never")'
+    ),
+    "says-what-it-is": Mistake("Clock", '"""Uniform times, the features\' ahead of the image\'s."""', '"""Clock"""'),
     "options-are-documented": Mistake("Net", '        """Token width, at least 1."""\n', ""),
     "config-is-frozen": Mistake("Near", "@attrs.frozen(kw_only=True)", "@attrs.frozen"),
     "config-survives-yaml": Mistake(
@@ -57,20 +67,20 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "imports-nothing-heavy": Mistake(
         "Clock",
-        'times, the features\' ahead of the pixels\'."""',
+        'times, the features\' ahead of the image\'s."""',
         'times."""\n\n    if attrs is None:\n        import timm',
     ),
     # tensors in, tensors out
     "output-is-finite": Mistake("Near", "(generated - real).square()", "(generated - real).square() / (real - real)"),
-    "inputs-are-untouched": Mistake("Net", "noisy[PIXELS].to(dtype)", "noisy[PIXELS].mul_(0.5).to(dtype)"),
+    "inputs-are-untouched": Mistake("Net", "noisy[IMAGE].to(dtype)", "noisy[IMAGE].mul_(0.5).to(dtype)"),
     "same-input-same-output": Mistake("Net", "x[name] + torch.tanh", "x[name] + torch.rand(()) * torch.tanh"),
     "rows-do-not-mix": Mistake("Net", "x[key].mean(1, keepdim=True)", "x[key].mean((0, 1), keepdim=True)"),
     "dtype-follows-the-input": Mistake("Net", "value.to(noisy[name].dtype)", "value.float()"),
-    "stays-on-its-device": Mistake("Net", "x[PIXELS].shape[1], device=c.device", "x[PIXELS].shape[1]"),
+    "stays-on-its-device": Mistake("Net", "x[IMAGE].shape[1], device=c.device", "x[IMAGE].shape[1]"),
     "tensors-are-registered": Mistake(
         "Lens",
-        'self.register_buffer("mean", torch.zeros(features.shape[1]))',
-        "self.mean = torch.zeros(features.shape[1])",
+        'self.register_buffer("mean", torch.zeros(self.spec.tokens[1]))',
+        "self.mean = torch.zeros(self.spec.tokens[1])",
     ),
     "state-round-trip": Mistake("Net", "self.time = nn.Linear", 'self.__dict__["time"] = nn.Linear'),
     "can-be-copied": Mistake(
@@ -80,15 +90,17 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "same-seed-same-weights": Mistake("Net", "torch.ones(1)", "torch.full((1,), torch.seed() % 10_007.0)"),
     "can-be-built-on-meta": Mistake(
-        "Net", "nn.Embedding(num_classes + 1, self.width)", 'nn.Embedding(num_classes + 1, self.width, device="cpu")'
+        "Net",
+        "nn.Embedding(setting.num_classes + 1, self.width)",
+        'nn.Embedding(setting.num_classes + 1, self.width, device="cpu")',
     ),
     "compiled-equals-eager": Mistake("Net", "if number in taps:", "if number in taps and c.sum().item() < 1e9:"),
     "two-processes-give-what-one-gives": Mistake("Mates", "same.sum(1, keepdim=True)", "len(same)"),
     # backbones
-    "predicts-every-stream": Mistake("Net", "in clean.items()}, taps=", "in clean.items() if name == PIXELS}, taps="),
+    "predicts-every-stream": Mistake("Net", "in clean.items()}, taps=", "in clean.items() if name == IMAGE}, taps="),
     "taps-are-as-declared": Mistake("Net", "if number in taps:", "if number >= min(taps, default=9):"),
     "tap-k-follows-block-k": Mistake("Net", _STEP + _TAP, _TAP + _STEP),
-    "tokens-keep-their-place": Mistake("Net", "clean[PIXELS].transpose(1, 2)", "clean[PIXELS].flip(1).transpose(1, 2)"),
+    "tokens-keep-their-place": Mistake("Net", "clean[IMAGE].transpose(1, 2)", "clean[IMAGE].flip(1).transpose(1, 2)"),
     "gradients-reach-everything": Mistake(
         "Net", "self.register_buffer(", "self.unused = nn.Parameter(torch.ones(1))\n        self.register_buffer("
     ),
@@ -96,9 +108,30 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "streams-see-each-other": Mistake("Net", "[x[name], seen]", "[x[name], 0 * seen]"),
     "blocked-streams-change-nothing": Mistake("Net", "torch.where(rows[", "torch.where(~rows["),
     "refuses-missing-streams": Mistake("Net", "if FEATURES not in streams:", "if not streams:"),
+    "takes-its-own-context-back": Mistake("Thin", "x.detach().mean(1)}", "x.detach().mean((0, 1))}"),
+    "times-of-tokens-are-obeyed": Mistake("Thin", "else times)", "else times.flip(1) + 0 * times)"),
+    "the-end-of-a-step-is-used": Mistake("Thin", "torch.tanh(self.ahead(", "0 * torch.tanh(self.ahead("),
+    "derivatives-along-the-path-pass": Mistake("Thin", "self.time(t)", "self.time(t.detach())"),
+    "taps-are-valid-in-training": Mistake("Thin", "positions = kept if routed else", "positions ="),
+    "draws-decide-in-training": Mistake("Thin", ".argsort(1)", "[:1].argsort(1).expand(len(x), -1)"),
+    "trains-with-losses": Mistake(
+        "Thin", "self.time = nn", "self.unused = nn.Parameter(torch.ones(1))\n        self.time = nn"
+    ),
+    # codecs
+    "encoding-is-as-specified": Mistake("Fold", "nn.functional.pixel_shuffle(stream", "(stream"),
+    "images-of-other-sizes-fit-or-are-refused": Mistake("Fold", "if height % 2 or width % 2:", "if height < 2:"),
+    "noise-scale-is-in-the-spec": Mistake("Fold", ", noise_scale=config.noise_scale", ""),
+    "noise-decides-what-is-encoded": Mistake("Fold", "0.01 * noise", "0.01 * torch.randn_like(noise)"),
+    "gradients-pass-decoding": Mistake("Fold", "stream / self", "stream.detach() / self"),
+    "decoded-images-are-those-encoded": Mistake(
+        "Fold", "stream / self.config.gain, 2)", "-stream / self.config.gain, 2)"
+    ),
+    "loading-is-repeatable": Mistake(
+        "Fold", "self.config = config", "self.config = attrs.evolve(config, gain=0.1 + torch.rand(()).item())"
+    ),
     # feature sources
     "spec-is-known-before-loading": Mistake(
-        "Eyes", "shape=(self.grid[0] * self.grid[1], 12)", "shape=(self.grid[0], 12)"
+        "Eyes", "tokens=(self.grid[0] * self.grid[1], 12)", "tokens=(self.grid[0], 12)"
     ),
     "missing-weights-are-named": Mistake(
         "Eyes", "    def load(", '    def check(self) -> None:\n        raise UserError("no weights")\n\n    def load('
@@ -116,42 +149,44 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "refuses-what-it-would-crop": Mistake("Eyes", "if height % 4 or width % 4:", "if height < 4 or width < 4:"),
     "tokens-are-row-major": Mistake("Eyes", "Features(tokens=tokens,", "Features(tokens=tokens.flip(1),"),
     # adapters
-    "spec-equals-output": Mistake("Lens", "shape=(self.features.shape[0], 8)", "shape=(8, self.features.shape[0])"),
+    "spec-equals-output": Mistake("Lens", "shape=(self.spec.tokens[0], 8)", "shape=(8, self.spec.tokens[0])"),
     "target-equals-value": Mistake("Lens", "value.detach()", "value.detach() / 2"),
     "target-carries-no-gradient": Mistake("Lens", "value.detach()", "value"),
     "losses-are-scalars": Mistake("Lens", '"size": value', '"size": -value'),
-    "features-matter": Mistake(
-        "Lens", "features.tokens.float() - self.mean", "features.tokens.float().flip(1) - self.mean"
-    ),
+    "features-matter": Mistake("Lens", "tokens.float() - self.mean", "tokens.float().flip(1) - self.mean"),
     "fit-draws-nothing-ambient": Mistake(
-        "Lens", "torch.zeros(self.features.shape[1], dtype", "torch.rand(self.features.shape[1], dtype"
+        "Lens", "torch.zeros(self.spec.tokens[1], dtype", "torch.rand(self.spec.tokens[1], dtype"
     ),
     "fit-is-idempotent": Mistake("Lens", "self.mean.copy_(total / count)", "self.mean.add_(total / count)"),
-    "fit-ignores-order-and-batching": Mistake("Lens", "total += features", "total = features"),
-    "streams-are-centred": Mistake("Lens", "features.tokens.float() - self.mean", "features.tokens.float()"),
-    "fit-keeps-what-varies": Mistake(
-        "Lens", "features.tokens.float() - self.mean", "self.mean.expand(features.tokens.shape)"
-    ),
-    "fit-survives-large-means": Mistake("Lens", "features.tokens.double()", "features.tokens.bfloat16().double()"),
+    "fit-ignores-order-and-batching": Mistake("Lens", "total += tokens", "total = tokens"),
+    "streams-are-centred": Mistake("Lens", "tokens.float() - self.mean", "tokens.float()"),
+    "fit-keeps-what-varies": Mistake("Lens", "tokens.float() - self.mean", "self.mean.expand(tokens.shape)"),
+    "fit-survives-large-means": Mistake("Lens", "tokens.double()", "tokens.bfloat16().double()"),
     "fit-agrees-with-training": Mistake("Lens", "- self.mean).to", "- self.mean * self.training).to"),
     "fitted-state-round-trip": Mistake(
-        "Lens", "torch.zeros(features.shape[1]))", "torch.zeros(features.shape[1]), persistent=False)"
+        "Lens", "torch.zeros(self.spec.tokens[1]))", "torch.zeros(self.spec.tokens[1]), persistent=False)"
     ),
     # losses
-    "gives-named-terms": Mistake("Near", ".mean((1, 2))", ".mean(2)"),
-    "gradient-reaches-prediction": Mistake("Near", "step.generated.tokens", "step.generated.tokens.detach()"),
-    "no-gradient-into-targets": Mistake("Near", "step.real.tokens.detach()", "step.real.tokens"),
-    "gradients-reach-its-weights": Mistake(
-        "Head",
-        "self.layer = nn.Linear(width, features.shape[1])",
-        "self.layer = nn.Linear(width, features.shape[1])\n        self.unused = nn.Parameter(torch.ones(1))",
+    "reads-the-encoder-that-is-named": Mistake("Near", "step.real(self.encoder)", "step.real()"),
+    "dropped-tokens-are-understood": Mistake(
+        "Head", "tap.of(step.features(self.encoder).tokens)", "step.features(self.encoder).tokens[:, tap.positions]"
     ),
-    "taps-are-matched-by-position": Mistake("Head", "tokens[:, tap.positions]", "tokens"),
+    "gives-named-terms": Mistake("Near", ".mean((1, 2))", ".mean(2)"),
+    "gradient-reaches-prediction": Mistake(
+        "Near", "step.generated(self.encoder).tokens", "step.generated(self.encoder).tokens.detach()"
+    ),
+    "no-gradient-into-targets": Mistake("Head", "step.target[FEATURES].detach()", "step.target[FEATURES]"),
+    "gradients-reach-its-weights": Mistake(
+        "Head", "self.layer = nn.Linear(", "self.unused = nn.Parameter(torch.ones(1))\n        self.layer = nn.Linear("
+    ),
+    "taps-are-matched-by-position": Mistake(
+        "Head", "tap.of(step.features(self.encoder).tokens)", "step.features(self.encoder).tokens"
+    ),
     "order-of-samples-is-irrelevant": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)).cumsum(0)"),
     "is-independent-of-the-split": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)) * len(real)"),
     "couples-what-it-says": Mistake("Near", "    @attrs", "    couples_batch = True\n\n    @attrs"),
     "is-computed-in-float32": Mistake(
-        "Near", ".tokens.float(), step.real.tokens.detach().float()", ".tokens, step.real.tokens.detach()"
+        "Near", ".tokens.float(), step.real(self.encoder).tokens.float()", ".tokens, step.real(self.encoder).tokens"
     ),
     "weight-is-not-applied-twice": Mistake("Near", '"near": (', '"near": self.config.weight * ('),
     "descent-does-not-lead-away": Mistake("Near", "generated - real", "generated + real"),
@@ -163,7 +198,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "same-generator-same-condition": Mistake(
         "Guide", "torch.rand(len(labels), generator=generator)", "torch.rand(len(labels))"
     ),
-    "drops-at-the-set-rate": Mistake("Guide", "< self.config.drop", "> self.config.drop"),
+    "most-samples-may-be-shown-whole": Mistake("Guide", "< self.config.drop", "> self.config.drop"),
+    "shares-are-kept": Mistake("Guide", "< self.config.drop", "< self.config.drop ** 2"),
     "every-branch-is-trained": Mistake(
         "Guide",
         "self.hide(labels, torch.ones_like(labels, dtype=torch.bool))",
@@ -174,7 +210,10 @@ MISTAKES: Final[dict[str, Mistake]] = {
         "Guide", '{"all": Condition(labels=labels)}', '{"all": Condition(labels=labels.flip(0) * 0)}'
     ),
     "scale-1-is-conditional": Mistake("Guide", "if any(self.strength(t) != 1 for t in times.values()):", "if times:"),
-    "guides-away-from-the-null-branch": Mistake("Guide", "(v - null[name])", "(null[name] - v)"),
+    "guides-away-from-the-other-branch": Mistake("Guide", "(v - null[name])", "(null[name] - v)"),
+    "options-of-sampling-do-something": Mistake(
+        "Guide", "return self.config.scale if inside else 1.0", "return 2.0 if inside else 1.0"
+    ),
     "interval-is-respected": Mistake("Guide", "t > self.config.low", "t >= self.config.low"),
     "null-keeps-the-shape": Mistake(
         "Guide",
@@ -201,27 +240,49 @@ MISTAKES: Final[dict[str, Mistake]] = {
         "        return {name: t",
     ),
     "path-stays-where-it-was-trained": Mistake(
-        "Clock", "t.clone() if name == PIXELS else t.sqrt()", "t.clone() if name == PIXELS else t.square()"
+        "Clock", "t.clone() if name == IMAGE else t.sqrt()", "t.clone() if name == IMAGE else t.square()"
     ),
     "weights-are-factors": Mistake("Clock", "1 / (1.1 - t)", "1 / (0.5 - t)"),
     "clean-streams-do-not-count": Mistake("Clock", "else t.sqrt()", "else (2 * t).clamp(max=1)"),
     "weight-of-a-sample-is-its-own": Mistake("Clock", "1 / (1.1 - t)", "t / t.mean()"),
     # solvers
     "straight-paths-are-exact": Mistake("Midpoint", _LAST, _LAST.replace("h[n] *", "1 / steps *")),
-    "order-pays-for-evaluations": Mistake("Midpoint", "velocity(middle, half)", "velocity(state, half)"),
+    "order-pays-for-evaluations": Mistake("Midpoint", "velocity(middle, half, end)", "velocity(state, half, end)"),
     "carries-noise-to-data": Mistake("Jitter", "(2 * (1 - t) * h)", "(4 * (1 - t) * h)"),
     "streams-have-times-of-their-own": Mistake(
         "Midpoint",
-        "h = {name: t[k + 1].item() - now[name] for name, t in path.items()}",
-        "h = {name: path[min(path)][k + 1].item() - now[min(path)] for name in path}",
+        "h = {name: end[name] - now[name] for name in path}",
+        "h = {name: end[min(path)] - now[min(path)] for name in path}",
     ),
-    "asks-along-the-path": Mistake("Midpoint", "+ t[k + 1].item()) / 2", "+ t[k + 1].item())"),
+    "asks-along-the-path": Mistake("Midpoint", "(now[name] + end[name]) / 2", "now[name] + end[name]"),
     "resting-streams-stay": Mistake("Midpoint", _LAST, _LAST.replace(" if h[n] else x", "")),
     "state-stays-float32": Mistake("Midpoint", _LAST, _LAST.replace(".float()", "")),
     "same-call-same-result": Mistake(
         "Midpoint", _LAST, _LAST.replace("x + h[n] * slope[n].float()", "x.add_(h[n] * slope[n])")
     ),
+    "mean-velocities-are-followed": Mistake("Stride", "velocity(state, now, end)", "velocity(state, now, now)"),
     "each-noise-is-fresh": Mistake("Jitter", "noise(k)", "noise(0)"),
+    # optimizers
+    "each-parameter-is-in-one-group": Mistake(
+        "Push", '"component": group.component', '"component": groups[0].component'
+    ),
+    "a-step-moves-what-has-a-gradient": Mistake(
+        "Push", "if weight.grad is None:", "if weight.grad is None or weight.ndim == 4:"
+    ),
+    "state-goes-by-name": Mistake(
+        "Push", "state = self.state[weight]", 'state = self.__dict__.setdefault("ways", {}).setdefault(weight, {})'
+    ),
+    "learning-rate-is-obeyed": Mistake("Push", 'weight.sub_(group["lr"] *', "weight.sub_(0.01 *"),
+    "goes-downhill": Mistake("Push", "weight.sub_(", "weight.add_("),
+    # metrics
+    "score-is-a-number-with-a-name": Mistake("Gap", 'f"gap ({self.encoder})"', '"gap"'),
+    "batches-do-not-matter": Mistake("Gap", "self.sums[int(generated)] +=", "self.sums[int(generated)] ="),
+    "processes-do-not-matter": Mistake(
+        "Gap", 'torch.stack([state["sums"] for state in states]).sum(0)', 'states[0]["sums"]'
+    ),
+    "equal-sets-score-best": Mistake("Gap", "value=value,", "value=value, higher_is_better=True,"),
+    "images-are-left-alone": Mistake("Gap", "features.pooled.double()", "features.pooled.mul_(2).double()"),
+    "too-few-images-are-refused": Mistake("Gap", "if not self.counts.all():", "if self.counts.sum() < 0:"),
     # data
     "is-described-before-reading": Mistake("Dots", "image_shape = (1, 4, 4)", "image_shape = (4, 4)"),
     "missing-files-are-named": Mistake(
@@ -236,8 +297,45 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "augmentation-comes-from-the-generator": Mistake("Dots", "torch.rand((), generator=generator)", "torch.rand(())"),
     "images-are-not-shared": Mistake("Dots", ".clone()", ""),
     "held-out-images-are-held-out": Mistake("Dots", "_Dots(60, 1)", "_Dots(300, 0)"),
+    "extras-are-alike": Mistake("Dots", ".float().mean()}", ".float().mean() + torch.rand(())}"),
     "any-number-of-workers": Mistake(
         "Dots", "self.images[index]", "self.images[0 if torch.utils.data.get_worker_info() else index]"
     ),
 }
 """Law -> the mistake that it catches. The law "listing-is-light" is about the plugin's module, and tested apart."""
+MORE: Final[list[tuple[str, Mistake]]] = [
+    (
+        "gradients-reach-its-weights",
+        Mistake(
+            "Lens",
+            "self.layer = nn.Linear(",
+            "self.unused = nn.Parameter(torch.ones(1))\n        self.layer = nn.Linear(",
+        ),
+    ),
+    ("gradients-reach-its-weights", Mistake("Bend", "self.power.abs()", "self.power.detach().abs()")),
+    (
+        "reads-the-encoder-that-is-named",
+        Mistake("Lens", "chosen_features(setting.features, config.features)", 'chosen_features(setting.features, "")'),
+    ),
+    (
+        "rows-do-not-mix",
+        Mistake("Midpoint", "h[n] * slope[n].float() if", "h[n] * slope[n].float() + x.mean(0) / 9 if"),
+    ),
+    (
+        "images-matter",
+        Mistake(
+            "Fold",
+            "folded = nn.functional.pixel_unshuffle(images, 2)",
+            "folded = 0 * nn.functional.pixel_unshuffle(images, 2)",
+        ),
+    ),
+    (
+        "images-matter",
+        Mistake(
+            "Gap",
+            "self.sums[int(generated)] += features.pooled.double()",
+            "self.sums[int(generated)] += 1 + 0 * features.pooled.double()",
+        ),
+    ),
+]
+"""Further mistakes, for laws of one name that several kinds have."""

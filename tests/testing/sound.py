@@ -1,30 +1,48 @@
 """A small component of every kind that keeps all laws; `broken.py` breaks copies of this file, one line at a time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from attrs.validators import ge
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from vco.api import (
     FEATURES,
-    PIXELS,
+    IMAGE,
     Adapted,
     Adapter,
+    AdapterSetting,
     Backbone,
+    BackboneSetting,
+    Codec,
+    CodecSetting,
     Condition,
     Data,
+    DataSetting,
     Denoised,
     Features,
+    FeatureSetting,
     FeatureSource,
+    FeatureSpec,
     Guidance,
+    GuidanceSetting,
     ImageSet,
     Loss,
+    LossSetting,
+    Metric,
+    MetricSetting,
     Noise,
+    Optimizer,
+    OptimizerSetting,
+    ParameterGroup,
     Process,
+    ProcessSetting,
+    ReadsFeatures,
+    Score,
     Solver,
+    SolverSetting,
     Step,
     Streams,
     StreamSpec,
@@ -32,6 +50,8 @@ from vco.api import (
     Times,
     UserError,
     Velocity,
+    chosen_features,
+    sum_over_processes,
 )
 
 
@@ -43,7 +63,7 @@ def patches(images: Tensor, side: int) -> Tensor:
 class Net(Backbone):
     """Two streams of tokens that see each other's mean."""
 
-    streams: ClassVar[tuple[str, ...]] = (PIXELS, FEATURES)
+    streams: ClassVar[tuple[str, ...]] = (IMAGE, FEATURES)
     supports_blocking = True
     scale: Tensor
     embed: Any
@@ -58,20 +78,21 @@ class Net(Backbone):
         gate: Literal["tanh", "relu"] = "tanh"
         """Nonlinearity."""
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+    def __init__(self, config: Config, setting: BackboneSetting) -> None:
         super().__init__()
         self.blocks: Any
+        streams = setting.streams
         if FEATURES not in streams:
             raise UserError("the network needs the stream 'features'; choose an adapter that makes it")
         self.config, self.depth, self.width = config, 3, config.width
-        channels, height, width = streams[PIXELS].shape
+        channels, height, width = streams[IMAGE].shape
         self.grid = (height // 2, width // 2)
         if streams[FEATURES].grid != self.grid:
             raise UserError(f"the grid of the features must be {self.grid}; choose other features")
-        sizes = {PIXELS: channels * 4, FEATURES: streams[FEATURES].shape[1]}
+        sizes = {IMAGE: channels * 4, FEATURES: streams[FEATURES].shape[1]}
         self.embed = nn.ModuleDict({name: nn.Linear(size, self.width) for name, size in sizes.items()})
         self.head = nn.ModuleDict({name: nn.Linear(self.width, size) for name, size in sizes.items()})
-        self.label = nn.Embedding(num_classes + 1, self.width)
+        self.label = nn.Embedding(setting.num_classes + 1, self.width)
         self.time = nn.Linear(1, self.width)
         self.register_buffer("scale", torch.ones(1))
         self.blocks = nn.ModuleList(
@@ -79,19 +100,19 @@ class Net(Backbone):
         )
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
-        c = self.label(condition.labels)[:, None] + self.time(times[PIXELS][:, None])[:, None]
+        c = self.label(condition.labels)[:, None] + self.time(times[IMAGE][:, None])[:, None]
         dtype = self.scale.dtype
-        x = {PIXELS: patches(noisy[PIXELS].to(dtype), 2), FEATURES: noisy[FEATURES].to(dtype)}
+        x = {IMAGE: patches(noisy[IMAGE].to(dtype), 2), FEATURES: noisy[FEATURES].to(dtype)}
         x = {name: self.embed[name](tokens) + c for name, tokens in x.items()}
         tapped: dict[int, Tap] = {}
-        positions = torch.arange(x[PIXELS].shape[1], device=c.device)
+        positions = torch.arange(x[IMAGE].shape[1], device=c.device)
         for number, block in enumerate(self.blocks, 1):
             x = {name: self.step(block[name], name, x, condition) for name in x}
             if number in taps:
-                tapped[number] = Tap(tokens=x[PIXELS], positions=positions)
+                tapped[number] = Tap(tokens=x[IMAGE], positions=positions)
         clean = {name: self.head[name](tokens) for name, tokens in x.items()}
-        side = noisy[PIXELS].shape[-2:]
-        clean[PIXELS] = nn.functional.fold(clean[PIXELS].transpose(1, 2).float(), side, 2, stride=2)
+        side = noisy[IMAGE].shape[-2:]
+        clean[IMAGE] = nn.functional.fold(clean[IMAGE].transpose(1, 2).float(), side, 2, stride=2)
         return Denoised(clean={name: value.to(noisy[name].dtype) for name, value in clean.items()}, taps=tapped)
 
     def step(self, layer: Any, name: str, x: Streams, condition: Condition) -> Tensor:
@@ -103,19 +124,100 @@ class Net(Backbone):
         return x[name] + torch.tanh(layer(torch.cat([x[name], seen], -1))) / 2
 
 
+class Thin(Backbone):
+    """One stream of tokens of which training keeps some; understands times of tokens, and where a step goes."""
+
+    supports_until: ClassVar[bool] = True
+    embed: Any
+    head: Any
+    blocks: Any
+
+    def __init__(self, config: Backbone.Config, setting: BackboneSetting) -> None:
+        super().__init__()
+        self.config, self.depth, self.width = config, 3, 12
+        channels, height, width = setting.streams[IMAGE].shape
+        self.grid = (height // 2, width // 2)
+        self.tokens = self.grid[0] * self.grid[1]
+        self.draws = {"order": (self.tokens,)}
+        self.embed, self.head = nn.Linear(4 * channels, self.width), nn.Linear(self.width, 4 * channels)
+        self.label = nn.Embedding(setting.num_classes + 1, self.width)
+        self.time = nn.Linear(1, self.width)
+        self.ahead = nn.Linear(1, self.width) if setting.until else None
+        self.blocks = nn.ModuleList(nn.Linear(2 * self.width, self.width) for _ in range(self.depth))
+
+    def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
+        x = patches(noisy[IMAGE].to(self.label.weight.dtype), 2)
+        t = self.of_tokens(times[IMAGE]).to(x.dtype)
+        x = self.embed(x) + self.label(condition.labels)[:, None] + self.time(t)
+        if self.ahead is not None:
+            until = self.of_tokens(condition.until[IMAGE]) if condition.until else t
+            x = x + torch.tanh(self.ahead(until.to(x.dtype) - t))
+        whole, kept = x, torch.arange(self.tokens, device=x.device)
+        if "order" in condition.context:
+            kept = condition.context["order"].argsort(1)[:, : self.tokens - 2]
+        tapped: dict[int, Tap] = {}
+        for number, block in enumerate(self.blocks, 1):
+            if number == 2 and kept.ndim == 2:  # the middle block sees some of the tokens
+                x = x.gather(1, kept[..., None].expand(-1, -1, self.width))
+            x = x + torch.tanh(block(torch.cat([x, x.mean(1, keepdim=True).expand_as(x)], -1))) / 2
+            if number in taps:
+                routed = number == 2 and kept.ndim == 2
+                positions = kept if routed else torch.arange(self.tokens, device=x.device)
+                tapped[number] = Tap(tokens=x, positions=positions)
+            if number == 2 and kept.ndim == 2:
+                x = whole.scatter(1, kept[..., None].expand(-1, -1, self.width), x)
+        side, dtype = noisy[IMAGE].shape[-2:], noisy[IMAGE].dtype
+        velocity = nn.functional.fold(self.head(x).transpose(1, 2).float(), side, 2, stride=2).to(dtype)
+        return Denoised(velocity={IMAGE: velocity}, taps=tapped, context={"seen": x.detach().mean(1)})
+
+    def of_tokens(self, times: Tensor) -> Tensor:
+        """Times [b] or [b, n] as [b, n, 1]."""
+        return (times[:, None] if times.ndim == 1 else times).expand(-1, self.tokens)[..., None]
+
+
+class Fold(Codec):
+    """Squares of pixels stacked in channels, times a gain; encoding may add a little noise."""
+
+    weight: Tensor
+
+    @attrs.frozen(kw_only=True)
+    class Config(Codec.Config):
+        """What a user may set."""
+
+        gain: float = attrs.field(default=0.5, validator=ge(0.01))
+        """Factor of the stream, at least 0.01."""
+
+    def __init__(self, config: Config, setting: CodecSetting) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, width = setting.image_shape
+        if height % 2 or width % 2:
+            raise UserError(f"the image size {height}x{width} is odd; choose other data")
+        shape = (4 * channels, height // 2, width // 2)
+        self.spec = StreamSpec(shape=shape, noise_scale=config.noise_scale)
+        self.noise_shape = shape
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        folded = nn.functional.pixel_unshuffle(images, 2)
+        return self.config.gain * (folded if noise is None else folded + 0.01 * noise)
+
+    def decode(self, stream: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(stream / self.config.gain, 2)
+
+
 class Eyes(FeatureSource):
     """A frozen random layer over patches of four pixels."""
 
     layer: Any
 
-    def __init__(self, config: FeatureSource.Config, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: FeatureSource.Config, setting: FeatureSetting) -> None:
         super().__init__()
         self.config = config
-        channels, height, width = image_shape
+        channels, height, width = setting.image_shape
         if height % 4 or width % 4:
             raise UserError(f"the image size {height}x{width} is not a multiple of 4; choose other data")
         self.size, self.grid = channels * 16, (height // 4, width // 4)
-        self.spec = StreamSpec(shape=(self.grid[0] * self.grid[1], 12), grid=self.grid)
+        self.spec = FeatureSpec(tokens=(self.grid[0] * self.grid[1], 12), grid=self.grid)
 
     def load(self) -> None:
         draws = torch.Generator().manual_seed(3)
@@ -135,26 +237,33 @@ class Lens(Adapter):
     needs_fit = True
     mean: Tensor
 
-    def __init__(self, config: Adapter.Config, *, features: StreamSpec) -> None:
+    @attrs.frozen(kw_only=True)
+    class Config(ReadsFeatures, Adapter.Config):
+        """What a user may set."""
+
+    def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
-        self.config, self.features = config, features
-        self.layer = nn.Linear(features.shape[1], 8)
-        self.register_buffer("mean", torch.zeros(features.shape[1]))
+        self.config = config
+        self.encoder, self.spec = chosen_features(setting.features, config.features)
+        self.layer = nn.Linear(self.spec.tokens[1], 8)
+        self.register_buffer("mean", torch.zeros(self.spec.tokens[1]))
         self.register_buffer("seen", torch.zeros(()))
 
     def specs(self) -> dict[str, StreamSpec]:
-        return {FEATURES: attrs.evolve(self.features, shape=(self.features.shape[0], 8))}
+        return {FEATURES: StreamSpec(shape=(self.spec.tokens[0], 8), grid=self.spec.grid)}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Tensor, Features]]) -> None:
-        total, count = torch.zeros(self.features.shape[1], dtype=torch.float64), 0
+    def fit(self, batches: Iterable[tuple[Tensor, Mapping[str, Features]]]) -> None:
+        total, count = torch.zeros(self.spec.tokens[1], dtype=torch.float64), 0
         for _, features in batches:
-            total += features.tokens.double().sum((0, 1))
-            count += features.tokens[..., 0].numel()
+            tokens = features[self.encoder].tokens
+            total += tokens.double().sum((0, 1))
+            count += tokens[..., 0].numel()
         self.mean.copy_(total / count)
 
-    def forward(self, features: Features) -> Adapted:
-        value = self.layer(features.tokens.float() - self.mean).to(features.tokens.dtype)
+    def forward(self, features: Mapping[str, Features]) -> Adapted:
+        tokens = features[self.encoder].tokens
+        value = self.layer(tokens.float() - self.mean).to(tokens.dtype)
         losses = {"size": value.float().square().mean()}
         return Adapted(value={FEATURES: value}, target={FEATURES: value.detach()}, losses=losses)
 
@@ -163,29 +272,30 @@ class Near(Loss):
     """Distance of the features of the predicted image to those of the clean one."""
 
     @attrs.frozen(kw_only=True)
-    class Config(Loss.Config):
+    class Config(ReadsFeatures, Loss.Config):
         """What a user may set."""
 
         root: bool = False
         """Whether the root of the distance is taken."""
 
-    def __init__(self, config: Config, *, width: int, tap_grid: Any, features: StreamSpec | None) -> None:
+    def __init__(self, config: Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
+        self.encoder, _ = chosen_features(setting.features, config.features)
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        generated, real = step.generated.tokens.float(), step.real.tokens.detach().float()
+        generated, real = step.generated(self.encoder).tokens.float(), step.real(self.encoder).tokens.float()
         return {"near": (generated - real).square().mean((1, 2))}
 
 
 class Head(Loss):
-    """Distance of a projected tap to the features."""
+    """Distance of a projected tap to the features, and of the predicted feature stream to its target."""
 
-    def __init__(self, config: Loss.Config, *, width: int, tap_grid: Any, features: StreamSpec | None) -> None:
+    def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
         super().__init__()
-        assert features is not None
         self.config = config
-        self.layer = nn.Linear(width, features.shape[1])
+        self.encoder, spec = chosen_features(setting.features, "")
+        self.layer = nn.Linear(setting.width, spec.tokens[1])
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -193,8 +303,35 @@ class Head(Loss):
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         tap = step.denoised.taps[2]
-        target = step.features.tokens[:, tap.positions].detach().float()
-        return {"head": (self.layer(tap.tokens.float()).float() - target).square().mean((1, 2))}
+        target = tap.of(step.features(self.encoder).tokens).float()
+        stream = step.denoised.clean[FEATURES].float() - step.target[FEATURES].detach().float()
+        head = (self.layer(tap.tokens.float()).float() - target).square().mean((1, 2))
+        return {"head": head, "stream": stream.square().mean((1, 2))}
+
+
+class Echo(Loss):
+    """A tap is what the average of the network says at a later, random time, of a deeper block."""
+
+    needs_features: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return (1, 3)
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        share = step.generator.rand()
+        later = {name: t + (1 - t) * share for name, t in step.times.items()}
+        told = step.teacher(step.noised(later), later, step.condition, (5,)).taps[5]
+        first, third = (step.denoised.taps[k] for k in (1, 3))
+        places = third.positions.expand(third.tokens.shape[:2])[..., None].expand_as(third.tokens)
+        deeper = torch.zeros_like(told.tokens).scatter(1, places, third.tokens.detach())
+        apart = (first.tokens - first.of(told.tokens)).square() + (first.tokens - first.of(deeper)).square()
+        return {"echo": apart.float().mean((1, 2))}
 
 
 class Mates(Loss):
@@ -203,20 +340,17 @@ class Mates(Loss):
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
 
-    def __init__(self, config: Loss.Config, *, width: int, tap_grid: Any, features: StreamSpec | None) -> None:
+    def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        pooled, same = step.generated.pooled.float(), (step.labels[:, None] == step.labels).float()
+        pooled, same = step.generated().pooled.float(), (step.labels[:, None] == step.labels).float()
         with torch.autocast(pooled.device.type, enabled=False):
             mean = same @ pooled / same.sum(1, keepdim=True)
-            distance = (pooled - mean).square().sum(1) + (pooled - step.real.pooled.detach().float()).square().sum(1)
-            scale = distance.detach().mean()
-            if distributed.is_initialized():
-                distributed.all_reduce(scale)
-                scale = scale / distributed.get_world_size()
-        return {"mates": distance / scale}
+            distance = (pooled - mean).square().sum(1) + (pooled - step.real().pooled.float()).square().sum(1)
+            total, count = sum_over_processes(torch.stack([distance.detach().sum(), distance.new_full((), len(mean))]))
+        return {"mates": distance * count / total}
 
 
 class Guide(Guidance):
@@ -237,9 +371,9 @@ class Guide(Guidance):
         drop: float = attrs.field(default=0.1, validator=ge(0.0))
         """Share of samples from which label and features are hidden."""
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+    def __init__(self, config: Config, setting: GuidanceSetting) -> None:
         super().__init__()
-        self.config, self.num_classes = config, num_classes
+        self.config, self.num_classes = config, setting.num_classes
 
     def condition(self, labels: Tensor, generator: torch.Generator) -> Condition:
         return self.hide(labels, torch.rand(len(labels), generator=generator) < self.config.drop)
@@ -248,7 +382,7 @@ class Guide(Guidance):
         """The condition whose rows lack label and features."""
         return Condition(
             labels=torch.where(rows, self.num_classes, labels),
-            blocked={(PIXELS, FEATURES): rows},
+            blocked={(IMAGE, FEATURES): rows},
             nulled={FEATURES: rows},
             supervised={FEATURES: ~rows},
         )
@@ -274,7 +408,7 @@ class Guide(Guidance):
 
 
 class Clock(Process):
-    """Uniform times, the features' ahead of the pixels'."""
+    """Uniform times, the features' ahead of the image's."""
 
     @attrs.frozen(kw_only=True)
     class Config(Process.Config):
@@ -283,38 +417,92 @@ class Clock(Process):
         power: float = attrs.field(default=1.0, validator=ge(0.1), metadata={"sampling": True})
         """Power of the even sampling times; above 1 steps are finer near noise."""
 
-    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
+    def __init__(self, config: Config, setting: ProcessSetting) -> None:
         super().__init__()
-        self.config, self.streams = config, streams
+        self.config, self.streams = config, tuple(setting.streams)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
         t = torch.rand(batch, generator=generator)
-        return {name: t if name == PIXELS else t.sqrt() for name in self.streams}
+        return {name: t if name == IMAGE else t.sqrt() for name in self.streams}
 
     def path(self, steps: int) -> Times:
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** self.config.power
-        return {name: t.clone() if name == PIXELS else t.sqrt() for name in self.streams}
+        return {name: t.clone() if name == IMAGE else t.sqrt() for name in self.streams}
 
     def weight(self, times: Times) -> Times:
         return {name: 1 / (1.1 - t) for name, t in times.items()}
 
 
+class Bend(Process):
+    """The image's times are bent by a learned power; each of its samples counts as the bend is steep."""
+
+    def __init__(self, config: Process.Config, setting: ProcessSetting) -> None:
+        super().__init__()
+        self.config, self.streams = config, tuple(setting.streams)
+        self.power = nn.Parameter(torch.ones(()))
+
+    def bent(self, t: Tensor) -> Tensor:
+        """Times of the image; where nothing is learned yet as they were."""
+        return t ** self.power.abs().to(t.dtype)
+
+    def sample(self, batch: int, generator: torch.Generator) -> Times:
+        t = torch.rand(batch, generator=generator)
+        return {name: self.bent(t) if name == IMAGE else t for name in self.streams}
+
+    def path(self, steps: int) -> Times:
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        return {name: (self.bent(t) if name == IMAGE else t).detach().clone() for name in self.streams}
+
+
+class Leap(Process):
+    """From noise to data in one step, for which training always begins with noise."""
+
+    def __init__(self, config: Process.Config, setting: ProcessSetting) -> None:
+        super().__init__()
+        self.config, self.streams = config, tuple(setting.streams)
+
+    def sample(self, batch: int, generator: torch.Generator) -> Times:
+        return {name: torch.zeros(batch) for name in self.streams}
+
+    def path(self, steps: int) -> Times:
+        if steps != 1:
+            raise UserError(f"process leap takes one step, not {steps}: set --sample.steps 1")
+        return {name: torch.tensor([0.0, 1.0], dtype=torch.float64) for name in self.streams}
+
+
 class Midpoint(Solver):
     """The midpoint rule; the last step is Euler's."""
 
-    def __init__(self, config: Solver.Config) -> None:
+    def __init__(self, config: Solver.Config, setting: SolverSetting) -> None:
         self.config = config
 
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         steps = len(next(iter(path.values()))) - 1
         for k in range(steps):
-            now = {name: t[k].item() for name, t in path.items()}
-            half = {name: (now[name] + t[k + 1].item()) / 2 for name, t in path.items()}
-            h = {name: t[k + 1].item() - now[name] for name, t in path.items()}
-            slope = velocity(state, now)
+            now, end = ({name: t[i].item() for name, t in path.items()} for i in (k, k + 1))
+            half = {name: (now[name] + end[name]) / 2 for name in path}
+            h = {name: end[name] - now[name] for name in path}
+            slope = velocity(state, now, end)
             if k < steps - 1:
                 middle = {n: x + h[n] / 2 * slope[n].float() if h[n] else x for n, x in state.items()}
-                slope = velocity(middle, half)
+                slope = velocity(middle, half, end)
+            state = {n: x + h[n] * slope[n].float() if h[n] else x for n, x in state.items()}
+        return state
+
+
+class Stride(Solver):
+    """Steps with the mean velocity of each."""
+
+    needs_until: ClassVar[bool] = True
+
+    def __init__(self, config: Solver.Config, setting: SolverSetting) -> None:
+        self.config = config
+
+    def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
+        for k in range(len(next(iter(path.values()))) - 1):
+            now, end = ({name: t[i].item() for name, t in path.items()} for i in (k, k + 1))
+            h = {name: end[name] - now[name] for name in path}
+            slope = velocity(state, now, end)
             state = {n: x + h[n] * slope[n].float() if h[n] else x for n, x in state.items()}
         return state
 
@@ -322,13 +510,14 @@ class Midpoint(Solver):
 class Jitter(Solver):
     """Euler's method with the score's share of noise, none in the last step."""
 
-    def __init__(self, config: Solver.Config) -> None:
+    def __init__(self, config: Solver.Config, setting: SolverSetting) -> None:
         self.config = config
 
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         steps = len(next(iter(path.values()))) - 1
         for k in range(steps):
-            slope = velocity(state, {name: t[k].item() for name, t in path.items()})
+            now, end = ({name: t[i].item() for name, t in path.items()} for i in (k, k + 1))
+            slope = velocity(state, now, end)
             fresh = noise(k)
             after: Streams = {}
             for name, x in state.items():
@@ -341,13 +530,81 @@ class Jitter(Solver):
         return state
 
 
+class Push(Optimizer):
+    """Gradient descent with momentum, normalised by the size of each gradient."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(Optimizer.Config):
+        """What a user may set."""
+
+        momentum: float = attrs.field(default=0.5, validator=ge(0.0))
+        """Share of the last direction in the next one, at least 0."""
+
+    def __init__(self, config: Config, setting: OptimizerSetting) -> None:
+        self.config, self.rate = config, setting.learning_rate
+
+    def build(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        parts: list[dict[str, Any]] = []
+        for group in groups:
+            parts.append({"params": list(group.parameters.values()), "component": group.component})
+        return Pushes(parts, self.rate, self.config.momentum)
+
+
+class Pushes(torch.optim.Optimizer):
+    """What `Push` builds."""
+
+    def __init__(self, parts: Sequence[dict[str, Any]], rate: float, momentum: float) -> None:
+        super().__init__(parts, {"lr": rate})
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                way = state.get("way", torch.zeros_like(weight)) * self.momentum + weight.grad
+                state["way"] = way
+                weight.sub_(group["lr"] * way / way.square().mean().sqrt().clamp_min(1e-3))
+
+
+class Gap(Metric):
+    """Distance between the means of the pooled vectors of generated and real images."""
+
+    def __init__(self, config: Metric.Config, setting: MetricSetting) -> None:
+        self.config, self.encoder = config, setting.encoder
+        assert setting.features is not None
+        self.sums = torch.zeros(2, setting.features.pooled, dtype=torch.float64)
+        self.counts = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, images: Tensor, features: Features | None, generated: bool) -> None:
+        assert features is not None
+        self.sums[int(generated)] += features.pooled.double().sum(0)
+        self.counts[int(generated)] += len(images)
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        self.sums = torch.stack([state["sums"] for state in states]).sum(0)
+        self.counts = torch.stack([state["counts"] for state in states]).sum(0)
+
+    def score(self) -> Score:
+        if not self.counts.all():
+            raise UserError("the gap needs generated and real images; set --eval.samples")
+        real, generated = self.sums / self.counts[:, None]
+        value = (generated - real).norm().item()
+        return Score(name=f"gap ({self.encoder})", value=value, protocol={"images": self.counts.int().tolist()})
+
+
 class Dots(Data):
     """Gray squares whose brightness is their class."""
 
     num_classes = 3
     image_shape = (1, 4, 4)
 
-    def __init__(self, config: Data.Config) -> None:
+    def __init__(self, config: Data.Config, setting: DataSetting) -> None:
         self.config = config
 
     def train(self) -> ImageSet:
@@ -369,3 +626,6 @@ class _Dots(ImageSet):
         if generator is not None and torch.rand((), generator=generator) < 0.5:
             image = image.flip(-1)
         return image
+
+    def extras(self, index: int) -> Mapping[str, Tensor]:
+        return {"brightness": self.images[index].float().mean()}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from broken import KINDS
 
-from vco.registry import Entry
-from vco.testing.case import laws_of
+from vco.plugins.registry import Entry
+from vco.testing.examine import laws_of
 from vco.testing.subject import Subject
 
 NUMBERS = itertools.count()

@@ -6,7 +6,7 @@ import pytest
 from tiny_encoders import CASES, SIDE, Case
 
 import vco_plugins
-from vco.testing.case import examine, laws_of
+from vco.testing.examine import examine, laws_of
 from vco.testing.subject import discover
 
 EXCEPTIONS = {"siglip2-naflex": "stays-on-its-device"}

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from broken import KINDS, MISTAKES
+from broken import KINDS, MISTAKES, MORE, Mistake
 from subjects import NUMBERS, law_named, subject, written
 
 from vco.cli import main_vco
 from vco.testing import contract_checks
-from vco.testing.case import examine, laws_of
-from vco.testing.kinds import ALL_LAWS
+from vco.testing.examine import examine, laws_of
 from vco.testing.law import NotApplicableError, ViolationError
+from vco.testing.laws import CASES, LAWS
 from vco.testing.subject import Subject, discover
 
 PLUGIN = """
@@ -28,11 +28,10 @@ def vco_processes() -> dict[str, str]:
 
 
 def names(slow: bool) -> list[str]:
-    return sorted({law.name for law in ALL_LAWS if law.slow == slow} - {"listing-is-light", "preset-resolves"})
+    return sorted({law.name for law in LAWS if law.slow == slow} - {"listing-is-light", "preset-resolves"})
 
 
-def require_caught(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mistake = MISTAKES[name]
+def require_caught(name: str, mistake: Mistake, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = subject(mistake.component, written(mistake.source(), folder, monkeypatch))
     with pytest.raises(ViolationError):
         examine(law_named(name, broken), broken)
@@ -49,7 +48,14 @@ def test_a_sound_component_breaks_no_law(component: str) -> None:
 
 @pytest.mark.parametrize("name", names(slow=False))
 def test_the_law_catches_its_mistake(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_caught(name, tmp_path, monkeypatch)
+    require_caught(name, MISTAKES[name], tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "mistake"), MORE, ids=[f"{name}-{mistake.component}" for name, mistake in MORE])
+def test_a_law_of_several_kinds_catches_the_mistake_of_each(
+    name: str, mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_caught(name, mistake, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +73,7 @@ def test_a_pooled_vector_of_another_width_than_specified_is_caught(
         examine(law_named("features-are-as-specified", eyes), eyes)
 
 
-@pytest.mark.parametrize("section", ["--features.", "--evaluator."])
+@pytest.mark.parametrize("section", ["--features.", "--metric."])
 def test_a_feature_source_that_pretends_to_know_its_section_is_caught(
     section: str, change: Callable[..., Subject]
 ) -> None:
@@ -82,8 +88,8 @@ def test_a_feature_source_that_pretends_to_know_its_section_is_caught(
 
 
 def test_adapters_are_tried_with_pooled_vectors_of_another_width(change: Callable[..., Subject]) -> None:
-    old = "features.tokens.float() - self.mean"
-    lens = change("Lens", old, f"{old} + features.pooled[:, None]")
+    old = "tokens.float() - self.mean"
+    lens = change("Lens", old, f"{old} + features[self.encoder].pooled[:, None]")
     with pytest.raises(ViolationError, match="size of tensor"):
         examine(law_named("spec-equals-output", lens), lens)
 
@@ -91,7 +97,7 @@ def test_adapters_are_tried_with_pooled_vectors_of_another_width(change: Callabl
 def check_slow_laws(folder: str) -> None:
     """Both claims above, for the slow laws."""
     for name in names(slow=True):
-        require_caught(name, Path(folder), pytest.MonkeyPatch())
+        require_caught(name, MISTAKES[name], Path(folder), pytest.MonkeyPatch())
     for sound in map(subject, KINDS):
         for law in laws_of(sound):
             if law.slow:
@@ -106,12 +112,15 @@ def test_slow_laws_catch_their_mistakes_and_trouble_no_sound_component(tmp_path:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
 
 
-def test_every_mistake_belongs_to_a_law() -> None:
+def test_every_mistake_belongs_to_a_law_and_every_law_of_a_kind_has_one() -> None:
     assert MISTAKES.keys() == set(names(slow=False) + names(slow=True))
+    shown = [(name, CASES[KINDS[mistake.component]]) for name, mistake in [*MISTAKES.items(), *MORE]]
+    rest = [law for law in LAWS if not any(name == law.name and issubclass(case, law.case) for name, case in shown)]
+    assert {law.name for law in rest} == {"listing-is-light", "preset-resolves"}
 
 
 def test_every_law_says_what_it_claims_and_ids_are_unique() -> None:
-    assert all(law.claim.endswith(".") and len(law.claim) > 20 for law in ALL_LAWS)
+    assert all(law.claim.endswith(".") and len(law.claim) > 20 for law in LAWS)
     for component in KINDS:
         found = [law.name for law in laws_of(subject(component))]
         assert len(found) == len(set(found))
@@ -119,7 +128,7 @@ def test_every_law_says_what_it_claims_and_ids_are_unique() -> None:
 
 def test_the_documentation_lists_every_law_with_its_claim() -> None:
     text = (Path(__file__).parents[2] / "docs" / "contract_kit.md").read_text()
-    missing = [law.name for law in ALL_LAWS if f"| `{law.name}` | {law.claim} |" not in text]
+    missing = [law.name for law in LAWS if f"| `{law.name}` | {law.claim} |" not in text]
     assert not missing
 
 

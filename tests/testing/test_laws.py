@@ -6,7 +6,7 @@ import attrs
 import pytest
 from subjects import law_named, subject
 
-from vco.testing.case import examine
+from vco.testing.examine import examine
 from vco.testing.law import ViolationError
 from vco.testing.subject import Subject
 
@@ -19,7 +19,7 @@ def check(law: str, of: Subject) -> None:
 
 
 def test_a_fit_in_float32_is_caught(change: Change) -> None:
-    lens = change("Lens", "features.tokens.double().sum", "features.tokens.sum")
+    lens = change("Lens", "tokens.double().sum", "tokens.sum")
     with pytest.raises(ViolationError, match="mean is near 3000"):
         check("fit-ignores-order-and-batching", lens)
 
@@ -42,7 +42,7 @@ def test_a_backbone_that_refuses_every_edge_does_not_support_blocking(change: Ch
 def test_a_backbone_may_refuse_some_edges(change: Change) -> None:
     old = "        c = self.label("
     net = change(
-        "Net", old, f'        if (FEATURES, PIXELS) in condition.blocked:\n            raise UserError("no")\n{old}'
+        "Net", old, f'        if (FEATURES, IMAGE) in condition.blocked:\n            raise UserError("no")\n{old}'
     )
     for law in ("output-is-finite", "blocked-streams-change-nothing"):
         check(law, net)
@@ -93,7 +93,9 @@ def test_files_that_were_named_and_cannot_be_read_are_no_reason_to_skip(
 
 
 def test_threads_stand_in_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vco.testing.processes._require_same_in_processes", None)  # nothing is left to decide
+    monkeypatch.setattr(
+        "vco.testing.laws.several_processes._require_same_in_processes", None
+    )  # nothing is left to decide
     check("is-independent-of-the-split", subject("Mates"))
 
 

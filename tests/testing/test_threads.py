@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from vco.testing.threads import as_processes
+from vco.testing.threads_as_processes import as_processes
 
 
 def ranks() -> Tensor:

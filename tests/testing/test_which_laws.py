@@ -7,10 +7,10 @@ import attrs
 import pytest
 from subjects import subject
 
-from vco.api import UserError
-from vco.testing.case import examine, laws_of
+from vco.testing.case import RefusedError
+from vco.testing.examine import examine, first_settings, laws_of, variants
 from vco.testing.law import Law, NotApplicableError, ViolationError, does_not_apply, require
-from vco.testing.loss import LossCase
+from vco.testing.laws.loss_case import LossCase
 from vco.testing.subject import Subject
 
 
@@ -55,7 +55,7 @@ def test_a_law_that_does_not_apply_by_default_is_checked_where_it_does() -> None
 def test_settings_that_are_refused_at_every_size_are_not_made_good_by_other_ones() -> None:
     def check(case: LossCase) -> None:
         if not case.config.root:
-            raise UserError("no root, no loss")
+            raise RefusedError("no root, no loss")
 
     with pytest.raises(NotApplicableError, match="refuses the settings that it is tested with: no root, no loss"):
         examine(the_law(check), subject("Near"))
@@ -64,20 +64,20 @@ def test_settings_that_are_refused_at_every_size_are_not_made_good_by_other_ones
 def test_a_size_may_be_refused() -> None:
     def check(case: LossCase) -> None:
         if case.sizes.batch == 3:
-            raise UserError("three is a crowd")
+            raise RefusedError("three is a crowd")
 
     examine(the_law(check), subject("Near"))
 
 
 def tried(of: Subject) -> list[tuple[str, Any]]:
     """Each option that is varied, and its value."""
-    default = attrs.asdict(of.config)
-    return [(name, value) for other in of.variants for name, value in attrs.asdict(other).items() - default.items()]
+    default = attrs.asdict(first_settings(of))
+    return [(name, value) for other in variants(of) for name, value in attrs.asdict(other).items() - default.items()]
 
 
 def test_numbers_are_halved_or_doubled_and_switches_turned() -> None:
     assert tried(subject("Guide")) == [("scale", 1.0), ("low", 0.05), ("high", 0.5), ("drop", 0.05)]
-    assert tried(subject("Near")) == [("root", True)]
+    assert tried(subject("Near")) == [("root", True), ("features", "second")]
 
 
 def test_a_number_that_cannot_be_halved_is_doubled(change: Callable[..., Subject]) -> None:

@@ -1,9 +1,10 @@
 """The adapter `my-adapter`: what of the encoder's features is denoised, beside the image.
 
-The contract is `vco.api.Adapter`. Tokens are [b, n, d]: n patches in row-major order, d channels.
+The contract is `vco.api.Adapter`. Tokens are [b, n, d]: n patches in row-major order, d channels. A run may have
+several encoders; this adapter reads one of them, which the option `features` names.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 import torch
@@ -11,7 +12,7 @@ from attrs.validators import gt
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import FEATURES, Adapted, Adapter, Features, StreamSpec
+from vco.api import FEATURES, Adapted, Adapter, AdapterSetting, Features, ReadsFeatures, StreamSpec, chosen_features
 
 
 class MyAdapter(Adapter):
@@ -20,7 +21,7 @@ class MyAdapter(Adapter):
     needs_fit: bool = True
 
     @attrs.frozen(kw_only=True)
-    class Config(Adapter.Config):
+    class Config(ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         scale: float = attrs.field(default=1.0, validator=gt(0.0))
@@ -29,25 +30,26 @@ class MyAdapter(Adapter):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Config, *, features: StreamSpec) -> None:
+    def __init__(self, config: Config, setting: AdapterSetting) -> None:
         """What `fit` finds goes into buffers, what is learned into parameters: both are saved with the run."""
         super().__init__()
         self.config = config
-        self.features = features
-        self.register_buffer("mean", torch.zeros(features.shape[-1]))
-        self.register_buffer("std", torch.ones(features.shape[-1]))
+        self.encoder, spec = chosen_features(setting.features, config.features)
+        self.stream = StreamSpec(shape=spec.tokens, grid=spec.grid)
+        self.register_buffer("mean", torch.zeros(spec.tokens[1]))
+        self.register_buffer("std", torch.ones(spec.tokens[1]))
 
     def specs(self) -> dict[str, StreamSpec]:
         """The streams of `forward`, known before any data is read: here the features, shaped as they come."""
-        return {FEATURES: self.features}
+        return {FEATURES: self.stream}
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ c h w"], Features]]) -> None:
-        """Reads (images, features) once; sums in float64, so that batches and their order do not show in the result."""
+    def fit(self, batches: Iterable[tuple[Float[Tensor, "_ ..."], Mapping[str, Features]]]) -> None:
+        """Reads (image stream, features) once; sums in float64, so that the order of the batches does not show."""
         count = 0
         total = squares = torch.zeros_like(self.mean, dtype=torch.float64)
         for _, features in batches:
-            tokens = features.tokens.double().flatten(0, 1)
+            tokens = features[self.encoder].tokens.double().flatten(0, 1)
             count += len(tokens)
             total = total + tokens.sum(0)
             squares = squares + tokens.square().sum(0)
@@ -55,11 +57,11 @@ class MyAdapter(Adapter):
         self.mean.copy_(mean)
         self.std.copy_((squares / count - mean.square()).clamp(min=1e-6).sqrt())
 
-    def forward(self, features: Features) -> Adapted:
+    def forward(self, features: Mapping[str, Features]) -> Adapted:
         """Value is what is noised, target what the network's prediction is compared with.
 
         An adapter that learns detaches its target, as it could make that trivial otherwise.
         """
-        tokens = (features.tokens.float() - self.mean) / self.std * self.config.scale
-        tokens = tokens.to(features.tokens.dtype)
+        raw = features[self.encoder].tokens
+        tokens = ((raw.float() - self.mean) / self.std * self.config.scale).to(raw.dtype)
         return Adapted(value={FEATURES: tokens}, target={FEATURES: tokens})

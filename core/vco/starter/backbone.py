@@ -1,10 +1,9 @@
 """The backbone `my-backbone`: the network that predicts clean streams from noisy ones.
 
-The contract is `vco.api.Backbone`. This one denoises the image alone; one that denoises features too names that stream
-in `streams`, and lets the tokens of both see each other.
+The contract is `vco.api.Backbone`. This one denoises the image stream alone; one that denoises features too names that
+stream in `streams`, and lets the tokens of both see each other.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -14,7 +13,7 @@ from attrs.validators import ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vco.api import PIXELS, Backbone, Condition, Denoised, Streams, StreamSpec, Tap, Times, UserError
+from vco.api import IMAGE, Backbone, BackboneSetting, Condition, Denoised, Streams, Tap, Times, UserError
 
 
 def _divides_width(config: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
@@ -36,7 +35,7 @@ class MyBackbone(Backbone):
         """What a user may set. The defaults suit 8x8 images (256x256: patch 16, width 768, depth 12, heads 12)."""
 
         patch: int = attrs.field(default=2, validator=ge(1))
-        """Side of a patch in pixels, at least 1; must divide the image's height and width."""
+        """Side of a patch, at least 1; must divide height and width of the image stream."""
         width: int = attrs.field(default=64, validator=ge(1))
         """Width of a token, at least 1; a multiple of heads."""
         depth: int = attrs.field(default=4, validator=ge(1))
@@ -46,12 +45,13 @@ class MyBackbone(Backbone):
 
     frequencies: Tensor
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+    def __init__(self, config: Config, setting: BackboneSetting) -> None:
+        """`setting` has the shape of every stream and the number of classes."""
         super().__init__()
-        channels, height, width = streams[PIXELS].shape
+        channels, height, width = setting.streams[IMAGE].shape
         if height % config.patch or width % config.patch:
             raise UserError(
-                f"--backbone.patch {config.patch} does not divide images of {height}x{width}: choose another"
+                f"--backbone.patch {config.patch} does not divide an image stream of {height}x{width}: choose another"
             )
         self.config = config
         self.depth, self.width = config.depth, config.width
@@ -62,7 +62,7 @@ class MyBackbone(Backbone):
         self.places = nn.Parameter(0.5 * torch.randn(self.grid[0] * self.grid[1], config.width))
         self.register_buffer("frequencies", torch.pi * torch.arange(1, 17), persistent=False)
         self.time = nn.Sequential(nn.Linear(32, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
-        self.label = nn.Embedding(num_classes + 1, config.width)  # the last one stands for "no label"
+        self.label = nn.Embedding(setting.num_classes + 1, config.width)  # the last one stands for "no label"
         nn.init.normal_(self.label.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.head = nn.Linear(config.width, numbers)
@@ -70,10 +70,10 @@ class MyBackbone(Backbone):
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         """Noisy images [b, c, h, w], times [b]; `taps`: blocks (1 = first) whose tokens [b, n, d] are wanted."""
-        images = noisy[PIXELS]
+        images = noisy[IMAGE]
         patches = F.pixel_unshuffle(images.to(self.embed.weight.dtype), self.config.patch).flatten(2).transpose(1, 2)
         tokens = self.embed(patches) + self.places
-        angles = times[PIXELS][:, None] * self.frequencies
+        angles = times[IMAGE][:, None] * self.frequencies
         c = self.time(torch.cat([angles.cos(), angles.sin()], dim=1)) + self.label(condition.labels)
         positions = torch.arange(len(self.places), device=images.device)
         tapped: dict[int, Tap] = {}
@@ -83,7 +83,7 @@ class MyBackbone(Backbone):
                 tapped[number] = Tap(tokens=tokens, positions=positions)
         patches = self.head(_norm(tokens)).transpose(1, 2).unflatten(2, self.grid)
         clean = F.pixel_shuffle(patches, self.config.patch).to(images.dtype)
-        return Denoised(clean={PIXELS: clean}, taps=tapped)
+        return Denoised(clean={IMAGE: clean}, taps=tapped)
 
 
 class Block(nn.Module):

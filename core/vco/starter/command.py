@@ -5,10 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from vco.errors import UserError
-from vco.hooks import SECTIONS
-from vco.plugins import load_catalog
-from vco.registry import did_you_mean
+from vco.errors import UserError, did_you_mean
+from vco.kinds import SECTIONS
+from vco.plugins.discovery import load_catalog
 from vco.starter.package import Package
 
 
@@ -18,19 +17,18 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: if there is no such kind, the name cannot be had, or the folder cannot be written.
     """
-    kinds = {section: kind for kind, section in SECTIONS.items()}
     parser = argparse.ArgumentParser(
         prog="vco new",
         description="Write a plugin package with one component: it installs, passes its tests and runs at once.",
     )
-    parser.add_argument("kind", metavar="KIND", help=f"kind of the component: {', '.join(kinds)}")
+    parser.add_argument("kind", metavar="KIND", help=f"kind of the component: {', '.join(SECTIONS)}")
     parser.add_argument("name", metavar="NAME", help="its name, as in my-loss")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="folder to write [vco_NAME, as in vco_my_loss]")
     args = parser.parse_args(argv)
-    if args.kind not in kinds:
-        near = did_you_mean(args.kind, kinds)
-        raise UserError(f"there is no kind of component named {args.kind!r}{near}; kinds are {', '.join(kinds)}")
-    package = Package(kind=kinds[args.kind], name=args.name)
+    if args.kind not in SECTIONS:
+        near = did_you_mean(args.kind, SECTIONS)
+        raise UserError(f"there is no kind of component named {args.kind!r}{near}; kinds are {', '.join(SECTIONS)}")
+    package = Package(kind=SECTIONS[args.kind], name=args.name)
     package.check(load_catalog())
     folder: Path = args.folder or Path(package.module)
     package.write(folder)

@@ -1,7 +1,8 @@
 """The data set `my-data`: labelled images, to train on and held out.
 
 The contracts are `vco.api.Data` and `vco.api.ImageSet`. The encoders of the default run read gray 8x8 images, such as
-these; for others choose `--features` and `--evaluator`.
+these; for others choose `--features` and the encoder of `--metric`. Captions, or features that were computed before,
+travel with the images if `ImageSet.extras` returns them.
 """
 
 import math
@@ -12,7 +13,7 @@ from attrs.validators import and_, ge, le
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vco.api import Data, ImageSet
+from vco.api import Data, DataSetting, ImageSet
 
 
 class MyData(Data):
@@ -31,7 +32,7 @@ class MyData(Data):
         dimming: float = attrs.field(default=0.3, validator=and_(ge(0.0), le(1.0)))
         """Augmentation: share of its light that a training image may lose, in [0, 1]."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, setting: DataSetting) -> None:
         """Cheap: says what images there will be, and reads none. If files can be missing, `check` says which."""
         self.config = config
         self.num_classes = config.classes

@@ -10,7 +10,7 @@ from attrs.validators import ge
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import Features, FeatureSource, StreamSpec, UserError
+from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
 
 class MyFeatures(FeatureSource):
@@ -33,17 +33,17 @@ class MyFeatures(FeatureSource):
 
     filters: Tensor
 
-    def __init__(self, config: Config, *, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: Config, setting: FeatureSetting) -> None:
         """Cheap: says what tokens there will be, and makes no weights."""
         super().__init__()
-        channels, height, width = image_shape
+        channels, height, width = setting.image_shape
         if height % config.patch or width % config.patch:
-            # vco completes "--." to the section that it was chosen for, --features or --evaluator
+            # vco completes "--." to the option that it was chosen with, --features or --metric
             raise UserError(f"--.patch {config.patch} does not divide images of {height}x{width}: choose another")
         self.config = config
         self.grid = (height // config.patch, width // config.patch)
         self.filter_shape = (config.width, channels, config.patch, config.patch)
-        self.spec = StreamSpec(shape=(self.grid[0] * self.grid[1], config.width), grid=self.grid)
+        self.spec = FeatureSpec(tokens=(self.grid[0] * self.grid[1], config.width), grid=self.grid)
 
     def load(self) -> None:
         """Called once, before the first image; a trained encoder is built and its file read here.

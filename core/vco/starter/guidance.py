@@ -12,7 +12,7 @@ from attrs.validators import and_, ge, le
 from jaxtyping import Int
 from torch import Tensor
 
-from vco.api import Condition, Guidance, Streams, StreamSpec
+from vco.api import Condition, Guidance, GuidanceSetting, Streams
 
 
 class MyGuidance(Guidance):
@@ -30,10 +30,11 @@ class MyGuidance(Guidance):
         drop: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
         """Probability that a training sample is shown without its label, in [0, 1]."""
 
-    def __init__(self, config: Config, *, streams: Mapping[str, StreamSpec], num_classes: int) -> None:
+    def __init__(self, config: Config, setting: GuidanceSetting) -> None:
+        """`setting` has the streams of the run and the number of classes."""
         super().__init__()
         self.config = config
-        self.null_label = num_classes
+        self.null_label = setting.num_classes
 
     def condition(self, labels: Int[Tensor, " b"], generator: torch.Generator) -> Condition:
         """Training: labels [b] are those of the whole batch; every draw comes from `generator`."""

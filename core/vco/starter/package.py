@@ -18,27 +18,31 @@ import attrs
 import vco
 from vco import starter
 from vco.errors import UserError
-from vco.hooks import API_VERSION, CONTRACTS, PROJECT, SECTIONS
-from vco.plugins import misnamed
-from vco.registry import NOUNS, Catalog
+from vco.hooks import API_VERSION, PROJECT
+from vco.kinds import KINDS, Kind
+from vco.plugins.discovery import misnamed
+from vco.plugins.registry import Catalog
 
-_RUN_WITH: Final = {"backbones": " --adapter none --guidance cfg"}
-"""What the default run has to do without: this starter denoises no features, and there is no attention to block."""
+_RUN_WITH: Final = {"backbones": " --adapter none --guidance cfg", "metrics": "=digits-cnn"}
+"""What follows the name of a component in the command that runs with it.
+
+The backbone denoises no features, and has no attention that could be blocked; a metric looks through an encoder.
+"""
 
 
 @attrs.frozen(kw_only=True)
 class Package:
     """A plugin package with one component."""
 
-    kind: str
-    """As in "losses"."""
+    kind: Kind
+    """Of the component."""
     name: str
     """Of the component, as in "my-loss"."""
 
     @property
     def section(self) -> str:
-        """As in "loss"."""
-        return SECTIONS[self.kind]
+        """Its section of a configuration, as in "loss"."""
+        return self.kind.section
 
     @property
     def module(self) -> str:
@@ -53,17 +57,17 @@ class Package:
     @property
     def run(self) -> str:
         """The command that trains with the component."""
-        return f"vco-run --{self.section} {self.name}{_RUN_WITH.get(self.kind, '')}"
+        return f"vco-run --{self.section} {self.name}{_RUN_WITH.get(self.kind.name, '')}"
 
     def check(self, catalog: Catalog) -> None:
         """Raises `UserError` if the name cannot be had, beside all that is installed."""
         if reason := next(self._objections(catalog), None):
-            raise UserError(f"a new {NOUNS[self.kind]} cannot be called {self.name!r}: {reason}; choose another name")
+            raise UserError(f"a new {self.kind.noun} cannot be called {self.name!r}: {reason}; choose another name")
 
     def _objections(self, catalog: Catalog) -> Iterator[str]:
-        if reason := misnamed(self.kind, self.name):
+        if reason := misnamed(self.kind.name, self.name):
             yield f"that {reason}"
-        if others := catalog.entries.get(self.kind, {}).get(self.name):
+        if others := catalog.entries.get(self.kind.name, {}).get(self.name):
             yield f"{others[0].plugin} has one of this name"
         if self.name in {PROJECT, *(point.name for point in entry_points(group=PROJECT))}:
             yield "there is a plugin of this name"
@@ -72,11 +76,11 @@ class Package:
         spec = find_spec(self.module)
         if spec and spec.origin:  # a folder without a module has none
             yield f"its module {self.module} would hide that of {spec.origin}"
-        if self.kind == "losses":
-            from vco.api import FEATURES, PIXELS  # imports torch
-            from vco.run import is_reserved
+        if self.kind is KINDS["losses"]:
+            from vco.api import FEATURES, IMAGE  # imports torch
+            from vco.compatibility import is_reserved
 
-            if is_reserved(self.name, (PIXELS, FEATURES)):
+            if is_reserved(self.name, (IMAGE, FEATURES)):
                 yield "vco itself uses this name"
 
     def texts(self) -> dict[str, str]:
@@ -123,8 +127,8 @@ class Package:
         """A template with all that depends on the component."""
         text = files(starter).joinpath("files", f"{template}.template").read_text(encoding="utf-8")
         return Template(text).substitute(
-            kind=self.kind, section=self.section, noun=NOUNS[self.kind], contract=CONTRACTS[self.kind],
-            name=self.name, module=self.module, cls=_camel(self.name), component=self.component, run=self.run,
+            kind=self.kind.name, section=self.section, noun=self.kind.noun, contract=self.kind.contract, name=self.name,
+            module=self.module, cls=_camel(self.name), component=self.component, run=self.run,
             version=vco.__version__, api=API_VERSION,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ import attrs
 import torch
 from attrs.validators import gt
 
-from vco.api import Process, Times
+from vco.api import Process, ProcessSetting, Times
 
 
 class MyProcess(Process):
@@ -22,14 +22,17 @@ class MyProcess(Process):
         std: float = attrs.field(default=0.8, validator=gt(0.0))
         """Standard deviation of logit(t) in training, above 0."""
 
-    def __init__(self, config: Config, *, streams: tuple[str, ...]) -> None:
+    def __init__(self, config: Config, setting: ProcessSetting) -> None:
         """A process that makes no sense without a certain stream raises `vco.api.UserError` here."""
         super().__init__()
         self.config = config
-        self.streams = streams
+        self.streams = tuple(setting.streams)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
-        """Training: float32 times [batch] of every stream; every draw comes from `generator`."""
+        """Training: float32 times [batch] of every stream; every draw comes from `generator`.
+
+        Times [batch, n], one for each token of a stream, are for backbones that understand them.
+        """
         normal = torch.randn(batch, generator=generator, device=generator.device, dtype=torch.float32)
         t = torch.sigmoid(self.config.mean + self.config.std * normal)
         return dict.fromkeys(self.streams, t)

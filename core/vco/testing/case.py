@@ -1,7 +1,7 @@
-"""A case: one component at one setting and one size, and how a law runs over all of them."""
+"""A case: one component at one setting and one size."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from vco.errors import UserError
-from vco.registry import PRESETS, one_line
-from vco.testing.law import Law, NotApplicableError, ViolationError
-from vco.testing.sizes import FIXED, Sizes, draw_sizes
-from vco.testing.subject import Preset, Subject, sampled_otherwise
+from vco.testing import options
+from vco.testing.sizes import FIXED, Sizes
+from vco.testing.subject import Subject
 from vco.testing.tensors import scramble
+
+
+class RefusedError(UserError):
+    """A component refuses the settings that it is given, which is its right; elsewhere `UserError` is a violation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -22,16 +25,39 @@ class Case(ABC):
     """One component at one setting and one size."""
 
     kind: ClassVar[str]
-    """Its kind in `vco.hooks.CONTRACTS`."""
+    """Its kind in `vco.kinds.KINDS`."""
     sizes_tried: ClassVar[Sequence[Sizes]] = FIXED
 
     subject: Subject
     config: Any
     sizes: Sizes
+    varied: bool = False
+    """Whether one of the options has another value than those that the component is tested with at first."""
+
+    @classmethod
+    def small(cls, subject: Subject) -> Any:
+        """The options that a component is tested with at first; a kind may make those small that cost time."""
+        return subject.config
+
+    @classmethod
+    def situations(cls, subject: Subject) -> Sequence[Mapping[str, Any]]:
+        """Further fields of the case that a component is tested with; all sizes are tried in the first one."""
+        return ({},)
 
     @abstractmethod
-    def construct(self) -> Any:
+    def make(self) -> Any:
         """The component as vco constructs it; may raise `UserError`."""
+
+    def construct(self) -> Any:
+        """The component as vco constructs it.
+
+        Raises:
+            RefusedError: instead of the `UserError` with which it refuses these settings.
+        """
+        try:
+            return self.make()
+        except UserError as error:
+            raise RefusedError(str(error)) from error
 
     def build(self) -> Any:
         """The component in eval mode with weights that are all different from zero; draws nothing ambient."""
@@ -45,8 +71,8 @@ class Case(ABC):
 
     def sampled_otherwise(self) -> Iterator[tuple[str, Any]]:
         """Each option that acts in sampling alone, and the component with another value of it that it accepts."""
-        for name, config in sampled_otherwise(self.config):
-            with suppress(UserError):
+        for name, config in options.sampled_otherwise(self.config):
+            with suppress(RefusedError):
                 yield name, attrs.evolve(self, config=config).build()
 
     def generator(self, *key: int) -> torch.Generator:
@@ -66,6 +92,10 @@ class ModuleCase(Case):
     def run(self, component: Any, inputs: Any) -> Any:
         """The tree of outputs."""
 
+    def waits_for_values(self, component: Any) -> bool:
+        """Whether the component may wait for the device to say how many rows there are of some kind."""
+        return False
+
 
 @attrs.frozen(kw_only=True)
 class TrainedCase(ModuleCase):
@@ -78,7 +108,7 @@ class TrainedCase(ModuleCase):
 
 
 @attrs.frozen(kw_only=True)
-class StreamCase(TrainedCase):
+class StreamCase(ModuleCase):
     """A case of a component that yields streams, in the dtype of what it is given."""
 
     @abstractmethod
@@ -86,75 +116,6 @@ class StreamCase(TrainedCase):
         """The inputs in another dtype, as far as the contract lets it vary."""
 
 
-def examine(law: Law, subject: Subject) -> None:
-    """Checks a law on one component: fixed sizes, other choices of its options, sizes that Hypothesis draws.
-
-    Raises:
-        ViolationError: with the settings and the size at which it is broken.
-        NotApplicableError: if it says nothing about this component at any setting and size.
-    """
-    try:
-        config, variants = subject.config, subject.variants
-    except UserError as error:
-        raise ViolationError(str(error)) from error
-    case_class = case_of(subject)
-    tried = case_class.sizes_tried
-    reasons: list[str] = []
-    held = answered = False
-
-    def check(config: Any, sizes: Sizes) -> None:
-        nonlocal held, answered
-        case = case_class(subject=subject, config=config, sizes=sizes)
-        try:
-            law.check(case)
-            held = True
-        except NotApplicableError as reason:
-            reasons.append(str(reason))
-        except UserError as error:  # it refuses these settings at this size, which is its right
-            reasons.append(f"it refuses the settings that it is tested with: {error}")
-            return
-        except Exception as error:
-            reason = str(error) if isinstance(error, ViolationError) else one_line(error)
-            if config is not None:
-                where = ", ".join(f"{field.name} {getattr(sizes, field.name)}" for field in attrs.fields(Sizes))
-                reason = f"{reason}\n  at {where}\n  with {config}"
-            raise ViolationError(reason) from error
-        answered = answered or config is subject.config
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with such small tensors more threads only wait for each other
-    try:
-        if law.once:
-            check(config, tried[0])
-        else:
-            for sizes in tried:
-                check(config, sizes)
-            for variant in variants:
-                check(variant, tried[0])
-            if tried is FIXED:
-                draw_sizes(lambda sizes: check(config, sizes))
-    finally:
-        torch.set_num_threads(threads)
-    if not (held and answered):  # settings that are refused at every size are not made good by other ones
-        raise NotApplicableError(reasons[0])
-
-
-def case_of(subject: Subject) -> type[Case]:
-    """The class of cases of a component's kind."""
-    from vco.testing import kinds
-
-    return kinds.CASES[subject.entry.kind]
-
-
-def laws_of(subject: Subject) -> list[Law]:
-    """The laws that say something about a subject; only "loads" where the class of a component cannot be used."""
-    from vco.testing import kinds
-
-    if isinstance(subject, Preset):
-        return [law for law in kinds.ALL_LAWS if law.case is kinds.CASES[PRESETS]]
-    try:
-        subject.config  # noqa: B018
-    except UserError:
-        return [law for law in kinds.ALL_LAWS if law.name == "loads"]
-    laws = [law for law in kinds.ALL_LAWS if issubclass(case_of(subject), law.case)]
-    return [law for law in laws if law.about(subject.component)]
+@attrs.frozen(kw_only=True)
+class FrozenCase(ModuleCase):
+    """A case of a component that is not trained, and may read its weights from a file when it is loaded."""

@@ -9,6 +9,12 @@ from time import perf_counter
 from typing import Any
 
 from vco.errors import UserError
+from vco.testing.examine import examine, laws_of
+from vco.testing.law import Law, NotApplicableError, ViolationError
+from vco.testing.subject import Subject, discover
+
+WORDS = ("ok", "BROKEN", "skipped", "xfail")
+"""What is said of a check."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,7 +26,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default="", metavar="ID", help="only ids that begin so, as in loss/my-loss")
     parser.add_argument("--slow", action="store_true", help="also laws that take seconds, such as torch.compile")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="ID.OPTION=VALUE", help="test with this, as in data/mine.root=DIR"
+        "--set",
+        action="append",
+        default=[],
+        metavar="ID.OPTION=VALUE",
+        help="test with this option, as in data/mine.root=DIR, or with a shape that a component needs, as in "
+        "backbone/mine.streams.features=16x8 (tokens x width) or codec/mine.streams.image=3x64x64",
     )
     parser.add_argument("--xfail", action="append", default=[], metavar="ID", help="a check that is broken on purpose")
     args = parser.parse_args(argv)
@@ -47,11 +58,7 @@ def check(
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    from vco.testing.case import examine, laws_of
-    from vco.testing.law import NotApplicableError, ViolationError
-    from vco.testing.subject import discover
-
-    offered = discover(plugin, _settings(options))
+    offered = discover(plugin, settings_from(options))
     ids = {(subject.id, law.name): f"{subject.id}/{law.name}" for subject in offered for law in laws_of(subject)}
     subjects = [subject for subject in offered if any(ids[key].startswith(only) for key in ids if key[0] == subject.id)]
     if not subjects:
@@ -59,45 +66,53 @@ def check(
         raise UserError(f"{plugin} registers nothing whose id begins with {only!r}; it has {known}")
     if unknown := set(xfail) - set(ids.values()):
         raise UserError(f"--xfail names no checks, as in loss/my-loss/rows-do-not-mix: {', '.join(sorted(unknown))}")
-    counts = {"ok": 0, "BROKEN": 0, "skipped": 0, "xfail": 0}
+    counts: dict[str, int] = dict.fromkeys(WORDS, 0)
     for subject in subjects:
         print(f"\n{subject.id}", flush=True)
         for law in laws_of(subject):
-            if (law.slow and not slow) or not ids[subject.id, law.name].startswith(only):
-                continue
-            start, verdict, reason = perf_counter(), "ok", ""
-            try:
-                examine(law, subject)
-            except NotApplicableError as error:
-                verdict, reason = "skipped", str(error)
-            except ViolationError as error:
-                verdict, reason = "BROKEN", str(error)
-            if f"{subject.id}/{law.name}" in xfail:
-                holds, reason = verdict == "ok", reason or "it holds, although --xfail says that it does not"
-                verdict = "BROKEN" if holds else "xfail"
-            counts[verdict] += 1
-            time = perf_counter() - start
-            seconds = f"{time:.1f} s" if time >= 1 else ""
-            print(f"  {verdict:<8} {law.name:<34} {reason if verdict == 'skipped' else seconds}".rstrip(), flush=True)
-            if verdict == "BROKEN":
-                print(f"           law: {law.claim}")
-                print("\n".join(f"           {line}" for line in reason.splitlines()), flush=True)
-    print(f"\n{len(subjects)} components and presets, {sum(counts.values())} checks: {counts['ok']} ok, ", end="")
-    print(
-        f"{counts['skipped']} skipped, {counts['xfail']} expected to be broken, {counts['BROKEN']} broken", flush=True
-    )
+            if ids[subject.id, law.name].startswith(only) and (slow or not law.slow):
+                counts[_report(law, subject, ids[subject.id, law.name] in xfail)] += 1
+    total = f"{len(subjects)} components and presets, {sum(counts.values())} checks: {counts['ok']} ok"
+    others = f"{counts['skipped']} skipped, {counts['xfail']} expected to be broken, {counts['BROKEN']} broken"
+    print(f"\n{total}, {others}", flush=True)
     if find_spec("hypothesis") is None:
         print("only fixed sizes were tried; with `pip install hypothesis` it tries others too", flush=True)
     return 1 if counts["BROKEN"] else 0
 
 
-def _settings(options: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """["data/my-data.root=FOLDER"] -> {"data/my-data": {"root": "FOLDER"}}."""
+def _report(law: Law, subject: Subject, expected: bool) -> str:
+    """Checks a law on a component, and prints and returns what is to be said; `expected` to be broken or not."""
+    start, verdict, reason = perf_counter(), "ok", ""
+    try:
+        examine(law, subject)
+    except NotApplicableError as error:
+        verdict, reason = "skipped", str(error)
+    except ViolationError as error:
+        verdict, reason = "BROKEN", str(error)
+    if expected:
+        reason = reason or "it holds, although --xfail says that it does not"
+        verdict = "BROKEN" if verdict == "ok" else "xfail"
+    time = perf_counter() - start
+    seconds = f"{time:.1f} s" if time >= 1 else ""
+    print(f"  {verdict:<8} {law.name:<34} {reason if verdict == 'skipped' else seconds}".rstrip(), flush=True)
+    if verdict == "BROKEN":
+        print(f"           law: {law.claim}")
+        print("\n".join(f"           {line}" for line in reason.splitlines()), flush=True)
+    return verdict
+
+
+def settings_from(options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What was set, by component.
+
+    ["data/my-data.root=FOLDER", "backbone/mine.streams.features=16x8"] becomes {"data/my-data": {"root": "FOLDER"},
+    "backbone/mine": {"streams.features": "16x8"}}.
+    """
     settings: dict[str, dict[str, Any]] = {}
     for option in options:
         target, equals, value = option.partition("=")
-        component, dot, name = target.rpartition(".")
+        component, dot, name = target.partition(".")
         if not (equals and dot and "/" in component):
             raise UserError(f"--set {option}: write SECTION/NAME.OPTION=VALUE, as in data/my-data.root=FOLDER")
-        settings.setdefault(component, {})[name.replace("-", "_")] = value
+        field, shape, stream = name.partition(".")
+        settings.setdefault(component, {})[field.replace("-", "_") + shape + stream] = value
     return settings

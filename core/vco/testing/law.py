@@ -42,23 +42,32 @@ class Law:
     """Whether one case with the default settings says it all (no sizes enter)."""
     slow: bool = False
     """Whether it takes seconds, so that it runs only on demand."""
+    static: bool = False
+    """Whether it looks at the class, its source and its options alone, so that nothing needs to be constructed."""
     about: Callable[[Any], bool]
     """Whether it says anything about a class of components; known without constructing one."""
 
 
 LAWS: list[Law] = []
-"""Every law, in the order of reports."""
+"""Every law, in the order in which their modules were imported."""
 
 
 def law(
-    case: type[Any], *, once: bool = False, slow: bool = False, about: Callable[[Any], bool] = lambda component: True
+    case: type[Any],
+    *,
+    once: bool = False,
+    slow: bool = False,
+    static: bool = False,
+    about: Callable[[Any], bool] = lambda component: True,
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
     """Registers a function as a law; its name and the first paragraph of its docstring become the law's."""
 
     def register(check: Callable[[Any], None]) -> Callable[[Any], None]:
         claim = " ".join((inspect.getdoc(check) or "").partition("\n\n")[0].split())
         name = check.__name__.replace("_", "-")
-        LAWS.append(Law(name=name, claim=claim, case=case, check=check, once=once, slow=slow, about=about))
+        LAWS.append(
+            Law(name=name, claim=claim, case=case, check=check, once=once, slow=slow, static=static, about=about)
+        )
         return check
 
     return register

@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from vco.testing.examine import examine, laws_of
+from vco.testing.law import Law, NotApplicableError
+from vco.testing.subject import Subject, discover
+
 if TYPE_CHECKING:
     import pytest
 
@@ -26,7 +30,8 @@ def contract_checks(
     Args:
         plugin_module: the module with the hooks, or its name.
         xfail: id -> reason, for laws that a component breaks on purpose; one that holds after all is a failure.
-        settings: component id -> options to test it with, as in {"data/my-data": {"root": "..."}}.
+        settings: component id -> options to test it with, and shapes that it needs, as in {"data/my-data": {"root":
+            "..."}, "backbone/mine": {"streams.features": "16x8"}}.
         slow: take the laws that need seconds instead of the quick ones.
 
     Raises:
@@ -34,10 +39,6 @@ def contract_checks(
         ValueError: if `xfail` names a check that does not exist.
     """
     import pytest
-
-    from vco.testing.case import examine, laws_of
-    from vco.testing.law import Law, NotApplicableError
-    from vco.testing.subject import Subject, discover
 
     def make(law: Law, subject: Subject) -> Check:
         def check() -> None:

@@ -31,7 +31,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def leaves(tree: Any) -> dict[str, Tensor]:
-    """Every tensor of a tree by its path, as in "clean.pixels"."""
+    """Every tensor of a tree by its path, as in "clean.image"."""
     if isinstance(tree, Tensor):
         return {"": tree}
     if isinstance(tree, Mapping):
@@ -83,6 +83,11 @@ def require_same(one: Any, other: Any, message: str, tolerance: float = 1e-5) ->
 def rows_of(tree: Any, rows: Any, batch: int) -> Any:
     """The given rows of every tensor whose first axis is the batch."""
     return tree_map(lambda leaf: leaf[rows] if leaf.ndim and len(leaf) == batch else leaf, tree)
+
+
+def row_of(tree: Any, row: int, batch: int) -> dict[str, Tensor]:
+    """One row of every tensor that has one for each sample, by its path; what belongs to no sample is left out."""
+    return {path: leaf[row] for path, leaf in leaves(tree).items() if leaf.ndim and len(leaf) == batch}
 
 
 def with_rows(tree: Any, other: Any, rows: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from vco import hookimpl
 
-vco_api = 1
+vco_api = 2
 
 
 @hookimpl

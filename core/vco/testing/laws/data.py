@@ -2,22 +2,23 @@
 
 import pickle
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
 
-from vco.api import Data, ImageSet
-from vco.data import read
-from vco.errors import UserError
-from vco.settings import TrainConfig
+from vco.api import Data, DataSetting, ImageSet, UserError
+from vco.config.settings import TrainConfig
+from vco.data.reader import read
+from vco.testing import options
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
+from vco.testing.options import NOWHERE
 from vco.testing.sizes import Sizes
-from vco.testing.subject import NOWHERE, Subject, elsewhere, text_options
-from vco.testing.tensors import no_ambient_draws
+from vco.testing.subject import Subject
+from vco.testing.tensors import no_ambient_draws, require_same
 
-LOOKED_AT = 64
+LOOKED_AT: Final = 64
 """Images of each set that are read."""
 
 
@@ -28,9 +29,9 @@ class DataCase(Case):
     kind = "data"
     sizes_tried = (Sizes(batch=3),)
 
-    def construct(self) -> Data:
+    def make(self) -> Data:
         """The data set; reads nothing."""
-        return self.subject.component(self.config)
+        return self.subject.component(self.config, DataSetting())
 
     def sets(self, again: bool = False) -> dict[str, ImageSet]:
         """Both sets; the law does not apply where their files are missing."""
@@ -46,11 +47,11 @@ class DataCase(Case):
 
 @lru_cache(maxsize=8)
 def _sets(subject: Subject, config: Any) -> dict[str, ImageSet]:
-    data = subject.component(config)
+    data = subject.component(config, DataSetting())
     try:
         data.check()
     except UserError as error:
-        require(not subject.settings, f"its files are missing: {error} (with the settings given)")
+        require(not subject.options, f"its files are missing: {error} (with the settings given)")
         does_not_apply(f"its files are missing: {error}")
     return {"train": data.train(), "test": data.test()}
 
@@ -68,13 +69,17 @@ def is_described_before_reading(case: DataCase) -> None:
     require(len(shape) == 3 and all(type(n) is int and n > 0 for n in shape), f"image_shape is {shape!r}")
 
 
-@law(DataCase, once=True, about=lambda data: data.check is not Data.check or bool(text_options(data)))
+def _may_miss_files(data: type[Data]) -> bool:
+    return data.check is not Data.check or bool(options.elsewhere(data.Config()))
+
+
+@law(DataCase, once=True, about=_may_miss_files)
 def missing_files_are_named(case: DataCase) -> None:
     """If files are missing, check() raises a `UserError` that says what and which option.
 
     Where they are there, each option of text says in turn that they lie where nothing is.
     """
-    others = elsewhere(case.subject.component, case.config).items()
+    others = options.elsewhere(case.config).items()
     missed = [_missed(case, config, f"--data.{name}") for name, config in others]
     if not _missed(case, case.config, "") and not any(missed):
         does_not_apply("its files are always there")
@@ -83,7 +88,7 @@ def missing_files_are_named(case: DataCase) -> None:
 def _missed(case: DataCase, config: Any, option: str) -> bool:
     """Whether files are missing with this config; then it must say so."""
     try:
-        attrs.evolve(case, config=config).construct().check()
+        attrs.evolve(case, config=config).make().check()
     except UserError as error:
         said = str(error)
         require(len(said) > 40, f"check() says only {said!r}")
@@ -195,10 +200,32 @@ def held_out_images_are_held_out(case: DataCase) -> None:
     require(found <= len(indices) // 10, f"{found} of {len(indices)} held-out images are training images too")
 
 
+@law(DataCase, once=True)
+def extras_are_alike(case: DataCase) -> None:
+    """What travels with an image are tensors, of the same names, shapes and dtypes for every image of both sets.
+
+    Read again, and from a pickled copy, they are the same, and drawn from nothing ambient.
+    """
+    expected: dict[str, Any] | None = None
+    for name, images in case.sets().items():
+        copied: ImageSet = pickle.loads(pickle.dumps(images))
+        for i in case.indices(images):
+            with no_ambient_draws("reading what travels with an image"):
+                extras = images.extras(i)
+            found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in extras.items()}
+            expected = found if expected is None else expected
+            require(found == expected, f"{name}: with image {i} travel {found}, with the first one {expected}")
+            for key, tensor in extras.items():
+                same = torch.equal(tensor, images.extras(i)[key]) and torch.equal(tensor, copied.extras(i)[key])
+                require(same, f"{name}: {key} of image {i} differs when read again, or from a pickled copy")
+
+
 @law(DataCase, once=True, slow=True)
 def any_number_of_workers(case: DataCase) -> None:
     """Two reading processes give what one gives."""
     images = case.sets()["train"]
     batches = [[(i, epoch) for i in case.indices(images)[:6]] for epoch in (0, 1)]
     one, two = (list(read(images, batches, TrainConfig(workers=workers), 0)) for workers in (0, 2))
-    require(all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "other images with two workers")
+    for a, b in zip(one, two, strict=True):
+        require(torch.equal(a.images, b.images), "other images with two workers")
+        require_same(dict(a.extras), dict(b.extras), "what travels with the images, with two workers", 0.0)

@@ -2,15 +2,14 @@
 
 import torch
 
-from vco.api import PIXELS, Backbone
-from vco.errors import UserError
-from vco.testing.backbone import CLASSES, BackboneCase, other_values, predict
+from vco.api import IMAGE, Backbone
 from vco.testing.law import does_not_apply, law, require
+from vco.testing.laws.backbones import BackboneCase, other_values, predict, predicted
 from vco.testing.tensors import clone, distance, require_same
 
 
 def _has_several_streams(backbone: type[Backbone]) -> bool:
-    return {*backbone.streams, *backbone.optional_streams} != {PIXELS}
+    return {*backbone.streams, *backbone.optional_streams} != {IMAGE}
 
 
 @law(BackboneCase, about=_has_several_streams)
@@ -36,35 +35,19 @@ def blocked_streams_change_nothing(case: BackboneCase) -> None:
         does_not_apply("it does not support blocking")
     require(case.edges(), "it says supports_blocking, and refuses to block any stream from another")
     inputs = case.inputs(component, 1) | {"blocked": {}}
-    free = clone(case.run(component, inputs))
-    streams = list(free.clean)
+    free = predicted(clone(case.run(component, inputs)))
     rows = torch.arange(case.sizes.batch) % 2 == 0
-    for key in streams:
+    for key in free:
         # every way to the key is closed: otherwise it would be seen through a third stream
         edges = {edge: rows for edge in case.edges() if edge[1] == key}
         blocked = inputs | {"blocked": edges}
         before = clone(case.run(component, blocked))
         after = clone(case.run(component, other_values(case, component, blocked, key)))
         for query, _ in edges:
-            ones, others = before.clean[query][rows], after.clean[query][rows]
-            require_same(ones, others, f"{query} sees {key} in rows where that is blocked", 1e-6)
-            if query == PIXELS:
+            ones, others = predicted(before)[query], predicted(after)[query]
+            require_same(ones[rows], others[rows], f"{query} sees {key} in rows where that is blocked", 1e-6)
+            require_same(ones[~rows], free[query][~rows], f"blocking {key} in some rows changes {query} in the others")
+            if query == IMAGE:
                 for number, tap in before.taps.items():
-                    ones, others = tap.tokens[rows], after.taps[number].tokens[rows]
-                    require_same(ones, others, f"tap {number} sees {key} in rows where that is blocked", 1e-6)
-            ones, others = before.clean[query][~rows], free.clean[query][~rows]
-            require_same(ones, others, f"blocking {key} in some rows changes {query} in the others")
-
-
-@law(BackboneCase, once=True)
-def refuses_missing_streams(case: BackboneCase) -> None:
-    """Constructed without one of its streams, it raises a `UserError`."""
-    case.build()
-    component, specs = case.subject.component, case.specs
-    for missing in set(component.streams) - {PIXELS}:  # every run has pixels
-        rest = {name: spec for name, spec in specs.items() if name != missing}
-        try:
-            component(case.config, streams=rest, num_classes=CLASSES)
-        except UserError:
-            continue
-        require(False, f"it was constructed without the stream {missing}")
+                    hidden, moved = tap.tokens[rows], after.taps[number].tokens[rows]
+                    require_same(hidden, moved, f"tap {number} sees {key} in rows where that is blocked", 1e-6)

@@ -2,9 +2,10 @@
 
 import attrs
 
+from vco.config.command_line import parse
+from vco.config.resolve import Invocation, resolve
 from vco.errors import UserError
-from vco.plugins import load_catalog
-from vco.resolve import Invocation, resolve
+from vco.plugins.discovery import load_catalog
 from vco.testing.case import Case
 from vco.testing.law import law, require
 
@@ -15,15 +16,15 @@ class PresetCase(Case):
 
     kind = "presets"
 
-    def construct(self) -> Invocation:
+    def make(self) -> Invocation:
         """What `vco-run --preset NAME` would run."""
-        return resolve(["--preset", self.subject.entry.name], load_catalog([self.subject.plugin]))
+        return resolve(parse(["--preset", self.subject.entry.name]), load_catalog([self.subject.plugin]))
 
 
 @law(PresetCase, once=True)
 def preset_resolves(case: PresetCase) -> None:
     """Its file is there, so is its base, every component is chosen, and each option is known and valid."""
     try:
-        case.construct()
+        case.make()
     except UserError as error:
         require(False, str(error))

@@ -1,35 +1,44 @@
 """The law about where losses draw the prediction to."""
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from vco.api import Features
-from vco.testing.law import law, require
-from vco.testing.loss import LossCase, reads_taps
+from vco.api import IMAGE, Features, Loss
+from vco.testing.law import does_not_apply, law, require
+from vco.testing.laws.loss_case import LossCase
+from vco.testing.laws.loss_reading import reads_taps
 
-NEAR = 0.03
+NEAR: Final = 0.03
 """By how much predictions are off, in root mean squares of what they should be: near its minimum a loss is a bowl."""
-SIDEWAYS = -0.02
+SIDEWAYS: Final = -0.02
 """Least cosine of the descent with the way back: it may lead nowhere (a loss may let be), not away."""
 
 
-@law(LossCase, about=lambda loss: not reads_taps(loss))
+def _judges_predictions(loss: type[Loss]) -> bool:
+    """Whether a loss may be about predictions alone, which are right where they are the clean streams."""
+    return not (reads_taps(loss) or loss.needs_teacher or loss.needs_until or loss.replaces_denoising)
+
+
+@law(LossCase, about=_judges_predictions)
 def descent_does_not_lead_away(case: LossCase) -> None:
     """Where all predictions are off by the same little, descent on a loss of them (not of taps) does not lead away.
 
-    Prediction and its features are each looked at for themselves.
+    Prediction and its features are each looked at for themselves. Losses that ask a network are left out.
     """
     component = case.build()
     for size in (NEAR, -NEAR):
         inputs, shifted = case.inputs(component, 1), _Shifted(case, size)
-        clean = {name: shifted(x, per_place=name == "pixels") for name, x in inputs["target"].items()}
-        step = case.step(inputs | {"clean": clean})
-        if step.source is not None:
-            tokens, pooled = shifted(step.real.tokens), shifted(step.real.pooled)
-            step.generated = Features(tokens=tokens, grid=step.real.grid, pooled=pooled)
-        total = torch.stack([term.mean() for term in component(step).values()]).sum()
+        clean = {name: shifted(x, per_place=name == IMAGE) for name, x in inputs["target"].items()}
+        step = case.step(component, inputs | {"predicted": clean})
+        for name in case.specs if case.subject.component.needs_features else ():
+            real = step.real(name)
+            off = Features(tokens=shifted(real.tokens), grid=real.grid, pooled=shifted(real.pooled))
+            step._memory["generated", name] = off  # pyright: ignore[reportPrivateUsage]
+        total = torch.stack([term.mean() for term in case.terms(component, step).values()]).sum()
+        if case.asked:
+            does_not_apply("it asks a network")
         back = shifted.descent(total)
         where = f"where predictions are off by {size:g} root mean squares, descent leads away from clean images"
         require(back > SIDEWAYS, f"{where} (cosine with the way back: {back:.2g})")
@@ -43,6 +52,7 @@ class _Shifted:
         self.leaves, self.shifts = list[Tensor](), list[Tensor]()
 
     def __call__(self, x: Tensor, per_place: bool = False) -> Tensor:
+        """A tensor that is off; gradients end in it."""
         shift = torch.randn(x.shape[1:] if per_place else x.shape[-1:], generator=self.draws)
         shift = self.size * x.square().mean().sqrt() * shift / shift.square().mean().sqrt()
         self.shifts.append(shift.expand_as(x))

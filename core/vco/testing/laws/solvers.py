@@ -1,19 +1,20 @@
 """Laws for solvers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from vco.api import FEATURES, PIXELS, Solver, Streams, Times
+from vco.api import FEATURES, IMAGE, Solver, SolverSetting, Streams, StreamSpec, Times
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
 from vco.testing.tensors import clone, no_ambient_draws, require_same
 
-Field = Callable[[Streams, Mapping[str, float]], Streams]
+Moment = Mapping[str, float]
+"""A time of each stream."""
 
 
 @attrs.frozen(kw_only=True)
@@ -22,15 +23,23 @@ class SolverCase(Case):
 
     kind = "solvers"
 
-    def construct(self) -> Solver:
+    def make(self) -> Solver:
         """The solver."""
-        return self.subject.component(self.config)
+        return self.subject.component(self.config, SolverSetting(streams=self.specs))
+
+    @property
+    def specs(self) -> dict[str, StreamSpec]:
+        """Of the image and of features."""
+        sizes, grid = self.sizes, (1, self.sizes.rows)
+        return {
+            IMAGE: StreamSpec(shape=(sizes.channels, sizes.rows, sizes.columns)),
+            FEATURES: StreamSpec(shape=(sizes.rows, sizes.width), grid=grid),
+        }
 
     def state(self, key: int = 1) -> Streams:
         """Noise of two streams."""
-        draws, sizes = self.generator(key), self.sizes
-        shapes = {PIXELS: (sizes.channels, sizes.rows, sizes.columns), FEATURES: (sizes.rows, sizes.width)}
-        return {name: torch.randn(sizes.batch, *shape, generator=draws) for name, shape in shapes.items()}
+        draws, batch = self.generator(key), self.sizes.batch
+        return {name: torch.randn(batch, *spec.shape, generator=draws) for name, spec in self.specs.items()}
 
     def noise(self, state: Streams) -> "CountedNoise":
         """Noise for stochastic solvers, which counts."""
@@ -40,7 +49,7 @@ class SolverCase(Case):
         """Whether the solver asks for noise."""
         state = self.state()
         noise = self.noise(state)
-        self.build().integrate(lambda x, t: {name: -y for name, y in x.items()}, state, uniform(8), noise)
+        self.build().integrate(lambda x, t, until: {name: -y for name, y in x.items()}, state, uniform(8), noise)
         return bool(noise.asked)
 
 
@@ -60,7 +69,7 @@ class CountedNoise:
 
 def uniform(steps: int, power: float = 1.0) -> Times:
     """A path of both streams; powers other than 1 make the steps unequal."""
-    return dict.fromkeys((PIXELS, FEATURES), torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** power)
+    return dict.fromkeys((IMAGE, FEATURES), torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** power)
 
 
 @law(SolverCase)
@@ -74,14 +83,14 @@ def straight_paths_are_exact(case: SolverCase) -> None:
         does_not_apply("it adds noise")
     for path in (uniform(1), uniform(4), uniform(10, 1.7)):
 
-        def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+        def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
             ahead = {name: 1 - t[name] for name in x}
             # the field is not defined at its end
             return {n: (goal[n] - y) / ahead[n] if ahead[n] > 1e-9 else torch.full_like(y, 1e6) for n, y in x.items()}
 
         state = case.state()
         found = case.build().integrate(velocity, state, path, case.noise(state))
-        require_same(goal, found, f"the end of a straight path in {len(path[PIXELS]) - 1} steps")
+        require_same(goal, found, f"the end of a straight path in {len(path[IMAGE]) - 1} steps")
 
 
 @law(SolverCase)
@@ -94,12 +103,12 @@ def order_pays_for_evaluations(case: SolverCase) -> None:
         does_not_apply("it adds noise")
     calls, errors = 0, dict[int, float]()
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         nonlocal calls
         calls += 1
         return {name: (math.sin(3 * t[name]) - 2) * y + math.cos(2 * t[name]) for name, y in x.items()}
 
-    exact = case.state()[PIXELS].double()
+    exact = case.state()[IMAGE].double()
     h = 1 / 4000
     for i in range(4000):  # the midpoint rule, wrong by 1e-8
         t = i * h
@@ -108,7 +117,7 @@ def order_pays_for_evaluations(case: SolverCase) -> None:
         exact = exact + h * ((math.sin(3 * t) - 2) * half + math.cos(2 * t))
     for steps in (4, 8, 16):
         calls, state = 0, case.state()
-        found = case.build().integrate(velocity, state, uniform(steps), case.noise(state))[PIXELS]
+        found = case.build().integrate(velocity, state, uniform(steps), case.noise(state))[IMAGE]
         errors[steps] = (found.double() - exact).abs().max().item()
     expected = min(4, round(calls / 16))
     if errors[16] < 2e-6:  # float32 shows no more
@@ -125,7 +134,7 @@ def carries_noise_to_data(case: SolverCase) -> None:
     """
     mean, std, count = 1.5, 0.5, 4000
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         answer: Streams = {}
         for name, y in x.items():
             at = t[name]
@@ -135,7 +144,7 @@ def carries_noise_to_data(case: SolverCase) -> None:
             answer[name] = mean + centred * (at * std**2 - (1 - at)) / variance
         return answer
 
-    state = {name: torch.randn(count, 1, generator=case.generator(4)) for name in (PIXELS, FEATURES)}
+    state = {name: torch.randn(count, 1, generator=case.generator(4)) for name in (IMAGE, FEATURES)}
     found = case.build().integrate(velocity, state, uniform(100), case.noise(state))
     for name, x in found.items():
         # five standard errors of 4,000 samples, and as much again for 100 steps
@@ -149,10 +158,10 @@ def streams_have_times_of_their_own(case: SolverCase) -> None:
 
     The velocity is asked at their own times. Stochastic solvers may choose steps that suit both streams.
     """
-    paths = {PIXELS: uniform(6)[PIXELS] ** 2, FEATURES: uniform(6)[FEATURES] ** 0.5}
+    paths = {IMAGE: uniform(6)[IMAGE] ** 2, FEATURES: uniform(6)[FEATURES] ** 0.5}
     state = case.state()
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         require(set(t) == set(x), f"the velocity is asked at times of {sorted(t)} for streams {sorted(x)}")
         return {name: math.cos(3 * t[name]) - 0.3 * y for name, y in x.items()}
 
@@ -169,14 +178,20 @@ def streams_have_times_of_their_own(case: SolverCase) -> None:
 
 @law(SolverCase)
 def asks_along_the_path(case: SolverCase) -> None:
-    """It asks for velocities at times inside the path, in the given shapes, at the first point first."""
+    """It asks for velocities at times inside the path, in the given shapes, at the first point first.
+
+    The time that it says the step goes to is never before the time that it asks about, nor beyond the path.
+    """
     state, asked = case.state(), list[float]()
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
+        require(set(until) == set(x), f"it says the step's end of {sorted(until)} for streams {sorted(x)}")
         for name, y in x.items():
             require(y.shape == state[name].shape, f"it asks with {name} of shape {tuple(y.shape)}")
             require(0 <= t[name] <= 1, f"it asks at t = {t[name]}")
-        asked.append(t[PIXELS])
+            inside = t[name] <= until[name] <= 1
+            require(inside, f"it asks at t = {t[name]} for a step to {until[name]}")
+        asked.append(t[IMAGE])
         return {name: -y for name, y in x.items()}
 
     case.build().integrate(velocity, state, uniform(5), case.noise(state))
@@ -184,14 +199,42 @@ def asks_along_the_path(case: SolverCase) -> None:
     require(len(asked) >= 5, f"5 steps take {len(asked)} evaluations")
 
 
+@law(SolverCase, about=lambda solver: solver.needs_until)
+def mean_velocities_are_followed(case: SolverCase) -> None:
+    """Given the mean velocity of each step, it ends where the flow does, in any number of steps.
+
+    For solvers that make steps with mean velocities (`needs_until`).
+    """
+    if case.is_stochastic():
+        does_not_apply("it adds noise")
+
+    def flow(y: Tensor, t: float, until: float) -> Tensor:
+        return y * math.exp(math.sin(2 * t) - math.sin(2 * until)) + until - t
+
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
+        ways = {name: until[name] - t[name] for name in x}
+        return {
+            name: (flow(y, t[name], until[name]) - y) / ways[name] if ways[name] > 0 else torch.zeros_like(y)
+            for name, y in x.items()
+        }
+
+    for path in (uniform(1), uniform(2, 1.5), uniform(6)):
+        state, expected = case.state(), case.state()
+        for k in range(len(path[IMAGE]) - 1):
+            ends = {name: (t[k].item(), t[k + 1].item()) for name, t in path.items()}
+            expected = {name: flow(y, *ends[name]) for name, y in expected.items()}
+        found = case.build().integrate(velocity, state, path, case.noise(state))
+        require_same(expected, found, f"the end of the flow in {len(path[IMAGE]) - 1} steps")
+
+
 @law(SolverCase)
 def resting_streams_stay(case: SolverCase) -> None:
     """A stream whose time stands still is left as it is, to the bit, whatever its velocity."""
     state = case.state()
-    paths = {PIXELS: uniform(4)[PIXELS], FEATURES: torch.ones(5, dtype=torch.float64)}
+    paths = {IMAGE: uniform(4)[IMAGE], FEATURES: torch.ones(5, dtype=torch.float64)}
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
-        return {PIXELS: -x[PIXELS], FEATURES: torch.full_like(x[FEATURES], float("inf"))}
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
+        return {IMAGE: -x[IMAGE], FEATURES: torch.full_like(x[FEATURES], float("inf"))}
 
     found = case.build().integrate(velocity, state, paths, case.noise(state))
     require(torch.equal(found[FEATURES], state[FEATURES]), "a stream at rest was changed")
@@ -203,7 +246,7 @@ def state_stays_float32(case: SolverCase) -> None:
     for dtype in (torch.bfloat16, torch.float64):
         state = case.state()
 
-        def velocity(x: Streams, t: Mapping[str, float], dtype: torch.dtype = dtype) -> Streams:
+        def velocity(x: Streams, t: Moment, until: Moment, dtype: torch.dtype = dtype) -> Streams:
             for name, y in x.items():
                 require(y.dtype == torch.float32, f"{name} becomes {y.dtype} on the way for velocities of {dtype}")
             return {name: (-y).to(dtype) for name, y in x.items()}
@@ -218,7 +261,7 @@ def same_call_same_result(case: SolverCase) -> None:
     solver, state, path = case.build(), case.state(), uniform(6)
     before = clone({"state": state, "path": path})
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         return {name: math.cos(3 * t[name]) - 0.3 * y for name, y in x.items()}
 
     with no_ambient_draws("integrate"):
@@ -233,7 +276,7 @@ def rows_do_not_mix(case: SolverCase) -> None:
     state, other = case.state(), case.state(3)
     mixed = {name: torch.cat([x[:1], other[name][1:] * 3]) for name, x in state.items()}
 
-    def velocity(x: Streams, t: Mapping[str, float]) -> Streams:
+    def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         return {name: torch.cos(y + 3 * t[name]) for name, y in x.items()}
 
     results: list[dict[str, Tensor]] = []
@@ -248,5 +291,5 @@ def each_noise_is_fresh(case: SolverCase) -> None:
     """A stochastic solver takes another noise for each step, and at most one each."""
     state = case.state()
     noise = case.noise(state)
-    case.build().integrate(lambda x, t: {name: -y for name, y in x.items()}, state, uniform(8), noise)
+    case.build().integrate(lambda x, t, until: {name: -y for name, y in x.items()}, state, uniform(8), noise)
     require(len(set(noise.asked)) == len(noise.asked), f"it takes the same noise twice: {noise.asked}")

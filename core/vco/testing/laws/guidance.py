@@ -1,62 +1,52 @@
-"""Laws for guidance rules."""
+"""Laws for guidance rules: what they hide in training."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
 from torch import Tensor
 
-from vco.api import FEATURES, PIXELS, Condition, Guidance, Streams, StreamSpec
-from vco.config import of_sampling
-from vco.errors import UserError
+from vco.api import FEATURES, IMAGE, Condition, Guidance, GuidanceSetting, Streams, StreamSpec, UserError
+from vco.config.plain import sampling_options
 from vco.testing.case import Case
-from vco.testing.law import does_not_apply, law, require
+from vco.testing.law import law, require
 from vco.testing.tensors import no_ambient_draws, require_same
 
-CLASSES = 5
-WEAK = "weak"
+CLASSES: Final = 5
+WEAK: Final = "weak"
 """The branch that another model evaluates."""
-TIMES = (0.0, 0.05, 0.3, 0.5, 0.7, 0.95, 1.0)
+TIMES: Final = (0.0, 0.05, 0.3, 0.5, 0.7, 0.95, 1.0)
+SHOWN: Final = 0.25
+"""Least share of the training samples from which a rule hides nothing by default."""
 
 
 @attrs.frozen(kw_only=True)
 class GuidanceCase(Case):
-    """A guidance rule for pixels and, if it takes them, features."""
+    """A guidance rule for the image and, if it takes them, features."""
 
     kind = "guidance"
 
-    def construct(self) -> Guidance:
+    def make(self) -> Guidance:
         """The rule for the streams that it accepts."""
         refusal: UserError | None = None
-        for streams in (self.specs, {PIXELS: self.specs[PIXELS]}):
+        for streams in (self.specs, {IMAGE: self.specs[IMAGE]}):
             try:
-                return self.subject.component(self.config, streams=streams, num_classes=CLASSES)
+                return self.subject.component(self.config, GuidanceSetting(streams=streams, num_classes=CLASSES))
             except UserError as error:
                 refusal = refusal or error
         assert refusal is not None
         raise refusal
 
-    def having(self, **options: Any) -> "GuidanceCase":
-        """The same case with other options; the law does not apply to a Config without them."""
-        known = attrs.fields_dict(type(self.config))
-        if missing := options.keys() - known.keys():
-            does_not_apply(f"its Config has no option {', '.join(sorted(missing))}")
-        return attrs.evolve(self, config=attrs.evolve(self.config, **options))
-
     @property
     def specs(self) -> dict[str, StreamSpec]:
         """Of both streams."""
         sizes, grid = self.sizes, (self.sizes.rows, self.sizes.columns)
-        return {
-            PIXELS: StreamSpec(shape=(sizes.channels, *grid)),
+        own = {
+            IMAGE: StreamSpec(shape=(sizes.channels, *grid)),
             FEATURES: StreamSpec(shape=(grid[0] * grid[1], sizes.width), grid=grid),
         }
-
-    @property
-    def scales(self) -> list[str]:
-        """Names of its options of guidance strength."""
-        return [name for name in attrs.fields_dict(type(self.config)) if name.endswith("scale")]
+        return {**own, **self.subject.shapes.streams}
 
     def labels(self, batch: int = 0) -> Tensor:
         """Random classes, the null label not among them."""
@@ -72,26 +62,31 @@ class GuidanceCase(Case):
 
     def times(self) -> Iterator[dict[str, float]]:
         """Times of both streams, equal and different."""
-        yield from ({PIXELS: t, FEATURES: t} for t in TIMES)
-        yield {PIXELS: 0.02, FEATURES: 0.5}
-        yield {PIXELS: 0.5, FEATURES: 1.0}
+        yield from ({IMAGE: t, FEATURES: t} for t in TIMES)
+        yield {IMAGE: 0.02, FEATURES: 0.5}
+        yield {IMAGE: 0.5, FEATURES: 1.0}
+
+    def share_hidden(self, batch: int) -> float:
+        """The share of the training samples from which something is hidden."""
+        condition = self.build().condition(self.labels(batch), self.generator(2))
+        return hidden(condition).any(1).float().mean().item()
 
 
-HIDDEN = ("label", "features from pixels", "pixels from features", "pixels", "features")
+HIDDEN: Final = ("label", "features from the image", "the image from features", "the image", "the features")
 
 
-def _hidden(condition: Condition) -> Tensor:
+def hidden(condition: Condition) -> Tensor:
     """Per row, what the network does not see: bool [b, 5] in the order of `HIDDEN`."""
     none = torch.zeros_like(condition.labels, dtype=torch.bool)
-    blocked = [condition.blocked.get(edge, none) for edge in ((PIXELS, FEATURES), (FEATURES, PIXELS))]
-    nulled = [condition.nulled.get(stream, none) for stream in (PIXELS, FEATURES)]
+    blocked = [condition.blocked.get(edge, none) for edge in ((IMAGE, FEATURES), (FEATURES, IMAGE))]
+    nulled = [condition.nulled.get(stream, none) for stream in (IMAGE, FEATURES)]
     return torch.stack([condition.labels == CLASSES, *blocked, *nulled], 1)
 
 
 def conditional(branches: Mapping[str, Condition], labels: Tensor) -> str:
     """Name of the branch in which everything is shown to the run's own model."""
     for name, condition in branches.items():
-        if name != WEAK and torch.equal(condition.labels, labels) and not _hidden(condition).any():
+        if name != WEAK and torch.equal(condition.labels, labels) and not hidden(condition).any():
             return name
     require(False, f"none of the branches {', '.join(branches)} is the conditional one (all labels, nothing hidden)")
     raise AssertionError
@@ -104,15 +99,17 @@ def _require_valid(guidance: Guidance, condition: Condition, labels: Tensor, wha
     require(kept.all(), f"{what}: a label is neither the given one nor the null label {CLASSES}")
     for edge, rows in condition.blocked.items():
         require(rows.dtype == torch.bool and rows.shape == labels.shape, f"{what}: blocked[{edge}] is no bool [b]")
-        require(set(edge) <= {PIXELS, FEATURES} and edge[0] != edge[1], f"{what}: {edge} is no edge of the streams")
+        require(set(edge) <= {IMAGE, FEATURES} and edge[0] != edge[1], f"{what}: {edge} is no edge of the streams")
         blocks = guidance.needs_blocking or not rows.any()
         require(blocks, f"{what}: it blocks {edge} without saying needs_blocking")
     for masks in (condition.nulled, condition.supervised):
         for stream, rows in masks.items():
-            require(stream in (PIXELS, FEATURES), f"{what}: {stream} is no stream of the run")
+            require(stream in (IMAGE, FEATURES), f"{what}: {stream} is no stream of the run")
             require(
                 rows.dtype == torch.bool and rows.shape == labels.shape, f"{what}: a mask of {stream} is no bool [b]"
             )
+    for name, told in condition.context.items():
+        require(told.shape[:1] == labels.shape, f"{what}: the context {name} has no row for each sample")
 
 
 @law(GuidanceCase)
@@ -140,7 +137,7 @@ def same_generator_same_condition(case: GuidanceCase) -> None:
     require_same(first, again, "two equal generators gave different conditions", 0.0)
 
 
-@law(GuidanceCase, about=lambda component: bool(of_sampling(component.Config)))
+@law(GuidanceCase, about=lambda component: bool(sampling_options(component.Config)))
 def guidance_of_sampling_leaves_training_alone(case: GuidanceCase) -> None:
     """An option marked as of sampling alone changes neither what training hides, nor `null`, weights or buffers."""
     labels, noisy = case.labels(64), case.velocities({"any": Condition(labels=case.labels())}, 3)["any"]
@@ -156,18 +153,10 @@ def guidance_of_sampling_leaves_training_alone(case: GuidanceCase) -> None:
 
 
 @law(GuidanceCase, once=True)
-def drops_at_the_set_rate(case: GuidanceCase) -> None:
-    """With option `drop` = p a share p of the samples has something hidden, each by itself; 0 and 1 are certain."""
-    labels = case.labels(4000)
-    for p in (0.0, 0.3, 1.0):
-        guidance = case.having(drop=p).build()
-        share = _hidden(guidance.condition(labels, case.generator(2))).any(1).float().mean().item()
-        # five standard errors of 4,000 draws
-        require(
-            abs(share - p) <= 5 * (p * (1 - p) / 4000) ** 0.5, f"drop {p} hides something in {share:.3f} of the samples"
-        )
-    first, second = (_hidden(case.having(drop=0.5).build().condition(labels, case.generator(k))) for k in (3, 4))
-    require(not torch.equal(first, second), "two generators hide the same samples")
+def most_samples_may_be_shown_whole(case: GuidanceCase) -> None:
+    """By default nothing is hidden from at least a quarter of the training samples."""
+    share = case.share_hidden(4000)
+    require(share <= 1 - SHOWN, f"by default something is hidden from {share:.1%} of the training samples")
 
 
 @law(GuidanceCase, once=True)
@@ -176,16 +165,15 @@ def every_branch_is_trained(case: GuidanceCase) -> None:
 
     Samples from which nothing is hidden are supervised in every stream, and a stream that is not shown is not.
     """
-    case = case.having(drop=0.5) if "drop" in attrs.fields_dict(type(case.config)) else case
     guidance, labels = case.build(), case.labels(4000)
     condition = guidance.condition(labels, case.generator(2))
-    trained = {tuple(row) for row in _hidden(condition).tolist()}
+    trained = {tuple(row) for row in hidden(condition).tolist()}
     for times in case.times():
         for name, branch in guidance.branches(labels[:3], times).items():
-            for row in _hidden(branch).tolist() if name != WEAK else ():
-                hides = [part for part, hidden in zip(HIDDEN, row, strict=True) if hidden]
+            for row in hidden(branch).tolist() if name != WEAK else ():
+                hides = [part for part, is_hidden in zip(HIDDEN, row, strict=True) if is_hidden]
                 require(tuple(row) in trained, f"branch {name} hides {hides or 'nothing'}, which training never does")
-    whole = ~_hidden(condition).any(1)
+    whole = ~hidden(condition).any(1)
     for stream, rows in condition.supervised.items():
         require(rows[whole].all(), f"supervised leaves out {stream} in samples from which nothing is hidden")
     for stream, rows in condition.nulled.items():

@@ -6,40 +6,42 @@ import attrs
 import torch
 import yaml
 
-from vco.config import Given, build, field_docs, to_plain
+from vco.config.plain import Given, build, field_docs, to_plain
 from vco.errors import UserError
+from vco.testing import options
 from vco.testing.case import Case
-from vco.testing.imports import heavy_imports
+from vco.testing.heavy_imports import heavy_imports
 from vco.testing.law import does_not_apply, law, require
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def loads(case: Case) -> None:
     """Its class can be imported, subclasses its contract, and its Config has valid defaults."""
     assert case.subject.component
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def can_be_constructed(case: Case) -> None:
     """With its default settings, or those it is tested with, it can be constructed."""
     try:
         with torch.random.fork_rng(devices=[]):
             case.construct()
     except UserError as error:
-        empty = [field.name for field in attrs.fields(type(case.config)) if getattr(case.config, field.name) == ""]
+        own = options.own_options(type(case.config), case.subject.contract)
+        empty = [name for name in own if getattr(case.config, name) == ""]
         if empty:
             does_not_apply(f"somebody must set {' or '.join(empty)}: {error}")
         require(False, f"it refuses the settings that it is tested with: {error}")
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def says_what_it_is(case: Case) -> None:
     """The first line of its docstring, which `vco plugins` prints, is a sentence."""
     summary = case.subject.entry.summary()
     require(summary.endswith((".", "]")) and len(summary) >= 10, f"the docstring begins with {summary!r}")
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def options_are_documented(case: Case) -> None:
     """Every option of its Config has a docstring line, which becomes its help text."""
     config = case.subject.component.Config
@@ -47,7 +49,7 @@ def options_are_documented(case: Case) -> None:
     require(not missing, f"no docstring line under {', '.join(sorted(missing))} of Config")
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def config_is_frozen(case: Case) -> None:
     """Its Config cannot be changed after construction, and takes keywords only."""
     config = case.subject.config
@@ -60,11 +62,12 @@ def config_is_frozen(case: Case) -> None:
         require(False, f"Config.{field.name} can be assigned: use @attrs.frozen(kw_only=True)")
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def config_survives_yaml(case: Case) -> None:
     """Its Config, written as YAML and read back, is equal; so are its other choices."""
     subject = case.subject
-    for config in (subject.component.Config(), subject.config, *subject.variants):
+    others = options.variants(case.config, subject.contract, ())
+    for config in (subject.component.Config(), subject.config, case.config, *others):
         plain = yaml.safe_load(yaml.safe_dump(to_plain(config)))
         errors: list[str] = []
         back = build(type(config), {name: Given(value, "YAML") for name, value in plain.items()}, subject.id, errors)
@@ -89,7 +92,7 @@ def metrics_are_scalars(case: Case) -> None:
         require(0 <= factor < float("inf"), f"learning_rate_scale({step}) is {factor}")
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def imports_nothing_heavy(case: Case) -> None:
     """Its module imports optional heavy libraries only inside the functions that need them."""
     module = case.subject.entry.target.partition(":")[0]
@@ -97,7 +100,7 @@ def imports_nothing_heavy(case: Case) -> None:
     require(not found, "; ".join(found))
 
 
-@law(Case, once=True)
+@law(Case, once=True, static=True)
 def listing_is_light(case: Case) -> None:
     """The module with the hooks imports neither torch nor anything else that is slow."""
     if importlib.import_module(case.subject.plugin).__name__ == case.subject.entry.target.partition(":")[0]:
