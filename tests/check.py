@@ -1,27 +1,43 @@
-"""The one test command: style, types, import rules, tests. Stops at the first that fails and exits with its status."""
+"""The one test command: style, import rules, types, tests. Stops at the first that fails and exits with its status.
+
+python tests/check.py                 what takes a few minutes
+python tests/check.py --all           the slow tests too
+python tests/check.py --slow-only     only the slow tests
+
+Other arguments go to pytest, as in `-k loss` or `-n 0` (one process, whose output is seen at once).
+"""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = {
+STATIC = {
     "ruff format": ["ruff", "format", "--check", "--quiet", "."],
     "ruff": ["ruff", "check", "--quiet", "."],
     "import-linter": ["lint-imports", "--no-cache"],
     "pyright": ["pyright"],
-    "pytest": ["pytest", "-q"],
 }
+# Tests of one file share runs that take seconds: each process begins with a stretch of neighbouring tests, and takes
+# some of another's when it has nothing left. More than eight processes wait for memory.
+PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+SELECTIONS = {"": "not slow and not gpu", "--all": "not gpu", "--slow-only": "slow and not gpu"}
 
 
 def main() -> int:
+    chosen = [argument for argument in sys.argv[1:] if argument in SELECTIONS]
+    rest = [argument for argument in sys.argv[1:] if argument not in SELECTIONS]
+    selection = chosen[-1] if chosen else ""
+    checks = {} if selection == "--slow-only" else dict(STATIC)
+    checks["pytest"] = ["pytest", "-q", *PARALLEL, "-m", SELECTIONS[selection], *rest]
     bin_folder = Path(sys.executable).parent
-    for name, command in CHECKS.items():
+    for name, command in checks.items():
         print(f"== {name}", flush=True)
-        extra = sys.argv[1:] if name == "pytest" else []
-        status = subprocess.run([str(bin_folder / command[0]), *command[1:], *extra], cwd=ROOT).returncode
+        since = time.monotonic()
+        status = subprocess.run([str(bin_folder / command[0]), *command[1:]], cwd=ROOT).returncode
+        print(f"{name}: {'failed' if status else 'passed'} in {time.monotonic() - since:.0f} s", flush=True)
         if status:
-            print(f"{name} failed", flush=True)
             return status
     return 0
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vco import checkpoint
-from vco.checkpoint import Checkpoint, load, load_newest, save
+from vco.storage import checkpoint
+from vco.storage.checkpoint import Checkpoint, load, load_newest, save
 from vco.errors import UserError
 
 

@@ -9,9 +9,8 @@ from unittest.mock import patch
 import pytest
 import tiny
 from accelerate.state import AcceleratorState
-from test_distributed import launch as launch_two
 
-from vco import launch
+from vco import distributed
 from vco.cli import main_run
 from vco.errors import TrainingStoppedError, UserError
 
@@ -82,14 +81,14 @@ def test_a_process_that_waits_for_another_one_gives_up(tmp_path: Path, capsys: C
 def test_what_some_processes_cannot_do_is_raised_in_all_of_them(
     all_said: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "gather_object", lambda mine: all_said)
-    with pytest.raises(UserError) as caught, launch.together():
+    monkeypatch.setattr(distributed, "gather_object", lambda mine: all_said)
+    with pytest.raises(UserError) as caught, distributed.errors_shared():
         pass
     assert str(caught.value) == sentence
 
 
 def test_a_failure_of_training_keeps_its_status() -> None:
-    with pytest.raises(TrainingStoppedError, match="no space"), launch.together():
+    with pytest.raises(TrainingStoppedError, match="no space"), distributed.errors_shared():
         raise TrainingStoppedError("no space")
 
 
@@ -98,8 +97,7 @@ def test_a_failure_of_training_keeps_its_status() -> None:
 
 def said(folder: Path, *options: str) -> list[str]:
     """What two processes say of a run that fails."""
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    done = launch_two(*tiny.argv(folder, "--plugin", "odd_plugin", *options))
+    done = tiny.launch(*tiny.argv(folder, "--plugin", "odd_plugin", *options))
     assert done.returncode != 0
     return [line.removeprefix("vco-run: ") for line in done.stderr.splitlines() if line.startswith("vco-run: ")]
 

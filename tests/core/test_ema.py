@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vco.ema import EMA
+from vco.training.ema import EMA
 
 
 def small_network() -> nn.Module:

@@ -7,8 +7,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from vco.fitting import cache_folder
+from vco.training.fitting import cache_folder
 from vco_plugins.adapters.rms import RMS
+from vco_plugins.features.digits_vit import DigitsViT
 
 OPTIONS = ("--adapter", "rms", "--train.fit-samples", "60")
 
@@ -57,8 +58,6 @@ def test_what_the_fit_depends_on_makes_it_another_one(
 
 
 def test_other_weights_of_the_encoder_make_it_another_one(tmp_path: Path, fits: list[str]) -> None:
-    from vco_plugins.features.digits_vit import DigitsViT
-
     fitted(tmp_path / "1")
     load = DigitsViT.load
     with pytest.MonkeyPatch.context() as patch:

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import argv
+from tiny import argv, invocation
 
-from vco.cli import _record, main_run, main_vco
+from vco.cli import main_run, main_vco
+from vco.config.command_line import parse
+from vco.config.resolve import resolve
 from vco.errors import UserError
-from vco.plugins import load_catalog
-from vco.resolve import resolve
+from vco.facts import RunFacts
+from vco.folder import RunFolder
+from vco.plugins.discovery import load_catalog
 
 SOURCE = """
 from vco import hookimpl
@@ -31,7 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch:
         patch.syspath_prepend(site)
         run.mkdir()
-        _record(run, resolve(argv(run, "--solver", "acme-steps"), load_catalog()))
+        facts = RunFacts(image_shape=(1, 8, 8), num_classes=10, features={})
+        RunFolder(run).record(invocation(run, "--solver", "acme-steps"), facts)
     return run
 
 
@@ -45,7 +49,7 @@ def test_a_run_folder_records_where_its_components_came_from(folder: Path) -> No
 def test_going_on_without_the_plugin_says_in_one_sentence_what_is_missing(folder: Path, how: str) -> None:
     config = ["--config", str(folder / "config.yaml")]
     with pytest.raises(UserError) as caught:
-        resolve(argv(folder, "--solver", "acme-steps") if how == "command line" else config, load_catalog())
+        resolve(parse(argv(folder, "--solver", "acme-steps") if how == "command line" else config), load_catalog())
     assert "solver: no solver named 'acme-steps'" in str(caught.value)
     assert "this run had it from acme 0.1 (entry point acme), which is missing now" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -54,7 +58,7 @@ def test_going_on_without_the_plugin_says_in_one_sentence_what_is_missing(folder
 def test_a_damaged_record_changes_nothing_but_the_message(folder: Path) -> None:
     (folder / "plugins.yaml").write_text("{")
     with pytest.raises(UserError, match="no solver named 'acme-steps'") as caught:
-        resolve(argv(folder, "--solver", "acme-steps"), load_catalog())
+        invocation(folder, "--solver", "acme-steps")
     assert "acme 0.1" not in str(caught.value)
 
 

@@ -7,13 +7,11 @@ import tiny
 
 from vco.cli import main_run
 from vco.errors import UserError
-from vco.plugins import load_catalog
-from vco.resolve import resolve
 from vco.run import assemble
 
 ODD = ("--plugin", "odd_plugin")
 UNFIT = {
-    "a constructor of another design": ("loss", "of-another-time", "TypeError: ", "unexpected keyword argument"),
+    "a constructor of another design": ("loss", "of-another-time", "TypeError: ", "takes 2 positional arguments but 3 were given"),
     "an exception in the constructor": ("loss", "fragile", "KeyError: 'a key'"),
     "an exception of two lines": ("solver", "wordy", "ValueError: one line and another"),
     "an attribute that is missing": ("data", "shapeless", "AttributeError: image_shape"),
@@ -34,10 +32,44 @@ def test_what_cannot_be_built_is_named_with_its_plugin_and_the_error(
 
 
 def test_the_error_itself_is_kept_as_the_cause(tmp_path: Path) -> None:
-    invocation = resolve(tiny.argv(tmp_path, *ODD, "--loss", "fragile"), load_catalog())
+    invocation = tiny.invocation(tmp_path, *ODD, "--loss", "fragile")
     with pytest.raises(UserError) as caught:
         assemble(invocation.config, invocation.catalog)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_option_that_no_file_can_hold_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a run would train, and its config.yaml could not be read again."""
+    assert main_run(tiny.argv(tmp_path / "run", *ODD, "--loss", "new-author")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "vco-run: loss.new-author.folder: new-author declares it as <class 'pathlib.Path'>, which no configuration "
+        "file can hold; its author has to use bool, int, float, str, Literal, X | None, tuple[X, ...] or "
+        "Mapping[str, X]"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+TERMS = {
+    "per-token": "loss per-token gave the term 'each' as of shape (20, 1, 8, 8), and a term is a tensor with one number "
+    "per sample ((20,)) or a single number (()): its author has to mend that",
+    "numberless": "loss numberless gave the term 'half' as a float, and a term is a tensor with one number per sample "
+    "((20,)) or a single number (()): its author has to mend that",
+    "peeking": "loss peeking reads encoder features and does not declare needs_features = True: its author has to add "
+    "that",
+}
+
+
+@pytest.mark.parametrize("loss", TERMS)
+def test_a_loss_that_breaks_its_contract_in_training_is_said_in_one_sentence(
+    loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_run(tiny.argv(tmp_path, *ODD, "--loss", loss)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("vco-run: ")] == [f"vco-run: {TERMS[loss]}"]
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_a_parameter_without_a_gradient_ends_the_first_step_of_every_start(

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import attrs
 import pytest
 
-from vco.errors import UserError
-from vco.registry import Catalog, Entry, Plugin, did_you_mean
+from vco.errors import UserError, did_you_mean
+from vco.plugins.registry import Catalog, Entry, Plugin
 
 GOOD = """
 import attrs
@@ -64,6 +65,14 @@ def test_a_broken_class_is_a_sentence_that_names_plugin_and_reason(module, sourc
         module(source).load()
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_option_that_would_hide_what_the_core_asks_of_a_config_is_refused(module) -> None:
+    source = GOOD.replace("Solver", "Loss").replace("order", "factor")
+    source = source.replace("def integrate(self, velocity, state, path, noise): return state", "forward = None")
+    entry = attrs.evolve(module(source), kind="losses")
+    with pytest.raises(UserError, match=r"Config\.factor is a reserved name"):
+        entry.load()
 
 
 def test_a_keyboard_interrupt_at_import_is_not_swallowed(module) -> None:

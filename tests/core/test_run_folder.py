@@ -9,9 +9,11 @@ import pytest
 import tiny
 import yaml
 
-from vco import checkpoint
 from vco.cli import main_run
-from vco.train import Training
+from vco.evaluation.evaluate import Evaluation
+from vco.folder import differences
+from vco.storage import checkpoint
+from vco.training.loop import Training
 
 Capture = pytest.CaptureFixture[str]
 
@@ -56,12 +58,10 @@ def test_it_says_the_new_settings_once_they_were_used(folder: Path) -> None:
 def test_it_says_the_old_settings_while_the_new_evaluation_is_not_done(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vco import evaluate
-
     def interrupted(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate.Evaluation, "score", interrupted)
+    monkeypatch.setattr(Evaluation, "score", interrupted)
     assert main_run(tiny.argv(folder, "--train.steps", "2", "--sample.steps", "2", "--refresh")) == 130
     assert described(folder) == json.loads((folder / "eval.json").read_text())["sample"]["steps"] == 1
 
@@ -78,14 +78,77 @@ def test_fewer_steps_than_were_done_are_refused(folder: Path, option: tuple[str,
     assert content(folder) == before
 
 
+# -------------------------------------------------------------------------------------------------- what may change
+
+
+def changed(folder: Path, *options: str) -> dict[str, tuple[object, object]]:
+    """The settings that a run of other options may not have changed, of a run without them."""
+    return differences(tiny.invocation(folder).config, tiny.invocation(folder, *options).config)
+
+
+def test_settings_that_change_nothing_computed_before_may_change(tmp_path: Path) -> None:
+    free = (
+        "--train.steps", "900", "--train.log-every", "7", "--train.workers", "1", "--train.timeout", "99",
+        "--train.checkpoint-every", "3", "--train.keep-checkpoints", "9", "--train.sample-every", "3",
+        "--sample.steps", "9", "--sample.batch-size", "3", "--eval.samples", "30", "--eval.every", "5",
+        "--metric", "fd=digits-vit", "--solver", "heun", "--guidance.scale", "3",
+    )  # fmt: skip
+    assert changed(tmp_path, *free) == {}
+
+
+def test_all_others_may_not(tmp_path: Path) -> None:
+    bound = (
+        "--seed", "1", "--train.batch-size", "40", "--train.schedule", "cosine", "--train.clip-gradients", "1",
+        "--optimizer.betas", "0.9,0.99", "--codec.noise-scale", "2", "--features", "digits-vit,digits-cnn",
+        "--loss.t-low", "0.1",
+    )  # fmt: skip
+    assert changed(tmp_path, *bound) == {
+        "codec.noise_scale": (1.0, 2.0),
+        "features.digits-cnn.name": ("(not set)", "digits-cnn"),
+        "features.order": ("(not set)", ["digits-vit", "digits-cnn"]),
+        "loss.hybrid.t_low": (0.0, 0.1),
+        "optimizer.betas": ([0.9, 0.95], [0.9, 0.99]),
+        "seed": (0, 1),
+        "train.batch_size": (20, 40),
+        "train.clip_gradients": (0.0, 1.0),
+        "train.schedule": ("constant", "cosine"),
+    }
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_number_of_steps_is_bound_where_the_learning_rate_falls_to_the_last_one(
+    schedule: str, tmp_path: Path, capsys: Capture
+) -> None:
+    falling = ("--train.schedule", schedule)
+    assert main_run(tiny.argv(tmp_path, "--train.steps", "2", *falling)) == 0
+    capsys.readouterr()
+    assert main_run(tiny.argv(tmp_path, "--train.steps", "4", *falling)) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"vco-run: {tmp_path} holds a run with other settings; choose another --output-dir:",
+        "vco-run:   train.steps: 2 there, 4 here",
+    ]
+
+
+def test_the_settings_of_an_older_api_in_the_folder_are_one_clear_sentence(folder: Path, capsys: Capture) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["api"], config["metric"]
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "evaluator": {"name": "digits-cnn"}}))
+    before = content(folder)
+    assert main_run(tiny.argv(folder, "--train.steps", "2")) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("config.yaml cannot be used; put it right or choose another --output-dir:")
+    assert "was written for version 1 of vco's settings, and this vco reads version 2: use the vco that wrote" in second
+    assert content(folder) == before
+
+
 # -------------------------------------------------------------------------------------------------------- metrics.jsonl
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        '{"step": 1, "loss": "abc", "pixels": null, "features": [1], "hybrid": {}}', '{"step": 2, "lo', "", "17", "[]",
-        '{"step": "2", "loss": 1}', '{"loss": 1}', '{"step": 2, "loss": NaN, "pixels": Infinity}', "[" * 100_000,
+        '{"step": 1, "loss": "abc", "image": null, "features": [1], "hybrid": {}}', '{"step": 2, "lo', "", "17", "[]",
+        '{"step": "2", "loss": 1}', '{"loss": 1}', '{"step": 2, "loss": NaN, "image": Infinity}', "[" * 100_000,
         '{"step": 2, "loss": 1' + "0" * 400 + "}", '{"step": 2, "$_$": 1e38}', "\ufffd", "{}",
     ],
 )  # fmt: skip
@@ -119,7 +182,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_status_1(
     save = Training._save
 
     def spoilt(self: Training, *given: object) -> object:
-        spoil(self.folder)
+        spoil(self.folder.path)
         return save(self, *given)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Training, "_save", spoilt)

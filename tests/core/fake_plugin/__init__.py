@@ -2,6 +2,12 @@
 
 from vco import hookimpl
 
+vco_api = 2
+
+@hookimpl
+def vco_codecs() -> dict[str, str]:
+    return {"pixels": "fake_plugin.parts:Plain", "folded": "fake_plugin.parts:Folded"}
+
 
 @hookimpl
 def vco_backbones() -> dict[str, str]:
@@ -10,7 +16,7 @@ def vco_backbones() -> dict[str, str]:
 
 @hookimpl
 def vco_features() -> dict[str, str]:
-    return {"eyes": "fake_plugin.parts:Eyes"}
+    return {"eyes": "fake_plugin.parts:Eyes", "ears": "fake_plugin.parts:Ears"}
 
 
 @hookimpl
@@ -36,6 +42,16 @@ def vco_processes() -> dict[str, str]:
 @hookimpl
 def vco_solvers() -> dict[str, str]:
     return {"steps": "fake_plugin.parts:Steps"}
+
+
+@hookimpl
+def vco_optimizers() -> dict[str, str]:
+    return {"adamw": "fake_plugin.parts:Descent"}
+
+
+@hookimpl
+def vco_metrics() -> dict[str, str]:
+    return {"apart": "fake_plugin.parts:Apart", "count": "fake_plugin.parts:Count"}
 
 
 @hookimpl

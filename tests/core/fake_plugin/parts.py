@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 import attrs
 from attrs.validators import ge, gt
 
-from vco.api import Adapter, Backbone, Data, FeatureSource, Guidance, Loss, Process, Solver
+from vco.api import Adapter, Backbone, Codec, Data, FeatureSource, Guidance, Loss, Metric, Optimizer, Process, Solver
 
 T = TypeVar("T", bound=type)
 
@@ -69,8 +69,39 @@ class OtherNet(Backbone):
 
 
 @concrete
+class Plain(Codec):
+    """A codec."""
+
+
+@concrete
+class Folded(Codec):
+    """Another codec."""
+
+
+@concrete
 class Eyes(FeatureSource):
     """An encoder."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(FeatureSource.Config):
+        """What a user may set."""
+
+        weights: str = ""
+        """Where its weights are."""
+
+
+@concrete
+class Ears(FeatureSource):
+    """Another encoder."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(FeatureSource.Config):
+        """What a user may set."""
+
+        weights: str = ""
+        """Where its weights are."""
+        loudness: float = 1.0
+        """How loud."""
 
 
 @concrete
@@ -108,6 +139,39 @@ class Flow(Process):
 @concrete
 class Steps(Solver):
     """A solver."""
+
+
+@concrete
+class Descent(Optimizer):
+    """An optimizer."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(Optimizer.Config):
+        """What a user may set."""
+
+        betas: tuple[float, float] = (0.9, 0.95)
+        """Decay rates."""
+        weight_decay: float = attrs.field(default=0.0, validator=ge(0.0))
+        """Weight decay, at least 0."""
+
+
+@concrete
+class Apart(Metric):
+    """A metric."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(Metric.Config):
+        """What a user may set."""
+
+        power: float = 1.0
+        """Of the distance."""
+
+
+@concrete
+class Count(Metric):
+    """A metric without an encoder."""
+
+    needs_features = False
 
 
 @concrete

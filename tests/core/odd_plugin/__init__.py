@@ -3,6 +3,9 @@
 from vco import hookimpl
 
 
+vco_api = 2
+
+
 @hookimpl
 def vco_losses() -> dict[str, str]:
     return {
@@ -10,7 +13,11 @@ def vco_losses() -> dict[str, str]:
         "fragile": "odd_plugin.losses:Fragile",
         "idle-head": "odd_plugin.losses:IdleHead",
         "nan-later": "odd_plugin.losses:NanLater",
+        "new-author": "odd_plugin.losses:NewAuthor",
+        "numberless": "odd_plugin.losses:Numberless",
         "of-another-time": "odd_plugin.losses:OfAnotherTime",
+        "peeking": "odd_plugin.losses:Peeking",
+        "per-token": "odd_plugin.losses:PerToken",
         "restless": "odd_plugin.losses:Restless",
     }
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from vco.api import Data, ImageSet, UserError
+from vco.api import Data, DataSetting, ImageSet, UserError
 
 
 class _Images(ImageSet):
@@ -27,7 +27,7 @@ class Spoilt(Data):
     num_classes = 10
     image_shape = (1, 8, 8)
 
-    def __init__(self, config: Data.Config) -> None:
+    def __init__(self, config: Data.Config, setting: DataSetting) -> None:
         self.config = config
 
     def train(self) -> ImageSet:

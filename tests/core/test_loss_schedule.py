@@ -1,6 +1,5 @@
-"""When losses count, and how fast components learn."""
+"""When losses count."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +9,36 @@ import tiny
 import torch
 from torch import Tensor
 
-from vco.api import PIXELS, Loss
-from vco.data import to_float
-from vco.randomness import noise
-from vco.schedule import Schedule, over
+from vco.api import IMAGE, Loss
+from vco.loss_schedule import LossSchedule, mean_over
 
-BATCH = 20
 REPA = (
-    "--loss",
-    "repa,perceptual",
-    "--loss.repa.hidden",
-    "8",
-    "--loss.repa.block",
-    "1",
-    "--loss.perceptual.weight",
-    "1",
-)
+    "--loss", "repa,perceptual", "--loss.repa.hidden", "8", "--loss.repa.block", "1", "--loss.perceptual.weight", "1",
+)  # fmt: skip
 
 
 def test_the_weight_grows_linearly_and_then_stays() -> None:
-    schedule = Schedule(weight=2.0, warmup_steps=4)
+    schedule = LossSchedule(weight=2.0, warmup_steps=4)
     assert [schedule.factor(step) for step in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
 
 
 def test_the_loss_is_off_from_the_step_at_which_it_stops() -> None:
-    schedule = Schedule(stop_after=3)
+    schedule = LossSchedule(stop_after=3)
     assert [schedule.factor(step) for step in (0, 2, 3, 100)] == [1.0, 1.0, None, None]
 
 
 def test_a_weight_of_zero_is_not_off() -> None:
-    assert Schedule(weight=0.0).factor(0) == 0.0
+    assert LossSchedule(weight=0.0).factor(0) == 0.0
 
 
 def test_samples_in_the_interval_share_the_whole_mean() -> None:
     t = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    torch.testing.assert_close(Schedule(t_low=0.25, t_high=0.5).counts(t), torch.tensor([0.0, 2.5, 2.5, 0.0, 0.0]))
-    assert torch.equal(Schedule().counts(t), torch.ones(5))
+    torch.testing.assert_close(LossSchedule(t_low=0.25, t_high=0.5).sample_weights(t), torch.tensor([0.0, 2.5, 2.5, 0.0, 0.0]))
+    assert torch.equal(LossSchedule().sample_weights(t), torch.ones(5))
 
 
 def test_a_mean_over_no_rows_is_zero() -> None:
-    assert torch.equal(over(torch.zeros(3, dtype=torch.bool)), torch.zeros(3))
+    assert torch.equal(mean_over(torch.zeros(3, dtype=torch.bool)), torch.zeros(3))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +46,7 @@ def test_a_mean_over_no_rows_is_zero() -> None:
 )
 def test_impossible_schedules_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(reversed(options))):
-        Schedule(**options)
+        LossSchedule(**options)
 
 
 # ----------------------------------------------------------------------------------------------------- in the objective
@@ -66,9 +55,7 @@ def test_impossible_schedules_are_refused(options: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> tiny.Training:
     training = tiny.prepare(tmp_path_factory.mktemp("run"), *REPA)
-    torch.manual_seed(0)
-    for parameter in training.parameters.values():  # heads start at zero, which would hide mistakes
-        torch.nn.init.normal_(parameter, std=0.1)
+    tiny.scramble(training)
     return training
 
 
@@ -79,21 +66,17 @@ def configure(training: tiny.Training, **options: Any) -> None:
 
 
 def losses_of(training: tiny.Training, rows: slice = slice(None), number: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses and pixel times of (a share of) the first batch."""
-    index, _ = training.order.batch(0)
-    labels = training.order.labels[index]
-    images = to_float(torch.stack([training.images.image(i, None) for i in index.tolist()]))
-    draw = training.objective.draw(labels, seed=0, step=0).map(lambda t: t[rows])
-    eps = {name: x[rows] for name, x in noise(training.objective.specs, range(BATCH), 0, "noise").items()}
+    """Losses and image times of (a share of) the first batch."""
+    inputs, draw = tiny.share(rows, *tiny.batch(training))
     training.objective.eval()  # running statistics, so that samples do not mix
-    return training.objective(images[rows], labels[rows], draw, eps, number), draw.times[PIXELS]
+    return training.objective(inputs, draw, number), draw.times[IMAGE]
 
 
 def test_only_samples_in_the_interval_count(training: tiny.Training) -> None:
     configure(training)
-    each = [losses_of(training, slice(i, i + 1)) for i in range(BATCH)]
+    each = [losses_of(training, slice(i, i + 1)) for i in range(tiny.BATCH)]
     inside = [losses["repa"] for losses, t in each if t.item() >= 0.4]
-    assert 0 < len(inside) < BATCH
+    assert 0 < len(inside) < tiny.BATCH
     configure(training, t_low=0.4)
     torch.testing.assert_close(losses_of(training)[0]["repa"], torch.stack(inside).mean())
 
@@ -132,28 +115,3 @@ def test_a_loss_that_stops_is_logged_as_its_mean_until_then(tmp_path: Path) -> N
     values = [line["repa"] for line in tiny.metrics(tmp_path / "every") if "repa" in line]
     assert len(values) == 3
     assert tiny.metrics(tmp_path / "seldom")[0]["repa"] == pytest.approx(sum(values) / 3)
-
-
-def test_parameters_are_grouped_by_component_in_their_order(training: tiny.Training) -> None:
-    grouped = [p for group in training.optimizer.param_groups for p in group["params"]]
-    assert [id(p) for p in grouped] == [id(p) for p in training.parameters.values()]
-
-
-def test_a_frozen_component_stays_as_it_is_to_the_bit_while_the_others_learn(tmp_path: Path) -> None:
-    options = ("--adapter.freeze-after", "3", "--train.checkpoint-every", "1", "--train.keep-checkpoints", "10")
-    tiny.train(tmp_path, *options, "--train.weight-decay", "0.1")
-    name, other = "model/adapter.projection", "model/backbone.embeds.pixels.reduce.weight"
-    steps = [tiny.tensors(tmp_path, step) for step in range(1, tiny.STEPS + 1)]
-    moved = [not torch.equal(one[name], two[name]) for one, two in pairwise(steps)]
-    assert moved == [True, True, False, False, False]
-    assert not torch.equal(steps[-2][other], steps[-1][other])
-
-
-def test_a_component_learns_at_its_own_rate(tmp_path: Path) -> None:
-    plain, slow = (
-        tiny.prepare(tmp_path / scale, "--adapter.learning-rate-scale", scale, "--train.steps", "1") for scale in "12"
-    )
-    before = plain.objective.adapter.state_dict()["projection"].clone()
-    assert plain.train() == slow.train() == 0
-    one, two = (run.objective.adapter.state_dict()["projection"] - before for run in (plain, slow))
-    torch.testing.assert_close(two, 2 * one, rtol=1e-3, atol=1e-6)  # float32 differences of numbers around 0.1

@@ -1,10 +1,7 @@
 """Two gloo processes against one; each launch takes about ten seconds, so all tests here share one."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,17 +16,11 @@ TOLERANCE = 1e-6
 EVERY_STEP = ("--train.checkpoint-every", "1", "--train.keep-checkpoints", "10")
 
 
-def launch(*argv: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vco.cli"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *argv], env=environment, capture_output=True, text=True, timeout=120)
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same run by one process and by two."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "two")}
-    done = launch(*tiny.argv(folders["two"], *EVERY_STEP))
+    done = tiny.launch(*tiny.argv(folders["two"], *EVERY_STEP))
     assert done.returncode == 0, done.stderr
     assert main_run(tiny.argv(folders["one"], *EVERY_STEP)) == 0
     return folders
@@ -38,7 +29,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_two_processes_have_the_losses_of_one(both: dict[str, Path]) -> None:
     one, two = (tiny.metrics(both[name]) for name in ("one", "two"))
     assert [line["step"] for line in two] == list(range(1, tiny.STEPS + 1))
-    for name in ("loss", "pixels", "features", "hybrid", "adapter.cov"):
+    for name in ("loss", "image", "features", "hybrid", "adapter.cov"):
         assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=TOLERANCE), name
 
 
@@ -53,7 +44,7 @@ def test_two_processes_end_with_the_weights_of_one(both: dict[str, Path]) -> Non
 
 def test_two_processes_sample_and_score_what_one_does(both: dict[str, Path]) -> None:
     one, two = (json.loads((both[name] / "eval.json").read_text()) for name in ("one", "two"))
-    # the evaluator's float32 convolutions round differently in batches of another size
+    # the encoder's float32 convolutions round differently in batches of another size
     assert two["real_value"] == pytest.approx(one["real_value"], rel=TOLERANCE)
     # sampled from weights that differ by rounding; an image has 256 levels, so a few pixels jump by one
     assert two["value"] == pytest.approx(one["value"], rel=1e-3)
@@ -70,9 +61,28 @@ def test_one_process_goes_on_where_two_stopped(both: dict[str, Path], tmp_path: 
     assert len(tiny.metrics(tmp_path)) == 3
 
 
+def test_what_is_drawn_for_a_sample_does_not_depend_on_the_process_that_has_it(tmp_path: Path) -> None:
+    """A network, losses and a codec that draw, times of tokens, captions, and a process that learns its times."""
+    options = (
+        *tiny.TOY, "--backbone.tosses", "3", "--codec", "doubled", "--data", "captioned", "--loss", "asking,drawing",
+        "--metric", "brightness",
+    )  # fmt: skip
+    for process in ("toy-tokens", "toy-learned"):
+        asked = (*options, "--process", process)
+        done = tiny.launch(*tiny.argv(tmp_path / process / "two", *asked))
+        assert done.returncode == 0, done.stderr
+        assert main_run(tiny.argv(tmp_path / process / "one", *asked)) == 0
+        one, two = (tiny.metrics(tmp_path / process / name) for name in ("one", "two"))
+        for name in ("loss", "image", "asking", "drawing.prepared", "drawing.forward"):
+            assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-5), name
+        scores = [json.loads((tmp_path / process / name / "eval.json").read_text()) for name in ("one", "two")]
+        assert scores[1]["value"] == pytest.approx(scores[0]["value"], abs=0.05)  # of 256 gray levels
+        assert scores[1]["images"] == scores[0]["images"] == 20
+
+
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_sentence(tmp_path: Path) -> None:
     options = ("--train.batch-size", "18", "--train.samples-per-class", "2")
-    done = launch(*tiny.argv(tmp_path / "run", *options))
+    done = tiny.launch(*tiny.argv(tmp_path / "run", *options))
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("vco-run:")]
     assert len(said) == 1

@@ -1,14 +1,11 @@
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from vco.errors import UserError
-from vco.plugins import describe, load_catalog, with_modules
-from vco.registry import Catalog, Plugin
+from vco.plugins.discovery import describe, load_catalog, with_modules
+from vco.plugins.registry import Catalog, Plugin
 
 HOOK = "from vco import hookimpl\n@hookimpl\ndef vco_losses():\n    return {'%s': 'nowhere:Loss'}\n"
 BROKEN = {
@@ -26,7 +23,7 @@ BROKEN = {
     "hook that returns nothing": (HOOK.replace("return", "pass #") % "a", "returned NoneType instead of a dict"),
     "hook that yields": (HOOK.replace("return", "yield") % "a", "returned generator instead of a dict"),
     "illegal name": (HOOK % "My_Loss", "'My_Loss', which is not kebab-case"),
-    "reserved name": (HOOK % "none", "'none', which stands for no loss"),
+    "reserved name": (HOOK % "none", "'none', which stands for nothing chosen"),
     "illegal target": (HOOK.replace(":Loss", "") % "a", "'nowhere' for 'a', which is not of the form 'module:Class'"),
     "class instead of target": (HOOK.replace("'nowhere:Loss'", "int") % "a", "<class 'int'> for 'a'"),
     "preset outside": (
@@ -34,8 +31,8 @@ BROKEN = {
         "not of the form 'package:path.yaml'",
     ),
     "other API version": (
-        "vco_api = 2\n" + HOOK % "a",
-        "it is for version 2 of vco's plugin API, and this is version 1",
+        "vco_api = 1\n" + HOOK % "a",
+        "it is for version 1 of vco's plugin API, and this is version 2: docs/write_a_plugin.md tells what changed",
     ),
     "no hook": ("x = 1", "it implements no hook"),
 }
@@ -77,7 +74,7 @@ def test_a_broken_plugin_is_named_with_its_reason_and_leaves_the_others_alone(
 
 
 def test_a_plugin_may_declare_the_version_of_the_api_it_was_written_for(install) -> None:
-    install("current", "vco_api = 1\n" + HOOK % "declared")
+    install("current", "vco_api = 2\n" + HOOK % "declared")
     assert _plugin(load_catalog(), "current").broken == ""
 
 
@@ -90,7 +87,8 @@ def test_vco_plugins_selects_by_distribution_entry_point_or_module(
     monkeypatch.setenv("VCO_PLUGINS", chosen.replace("MODULE", module))
     catalog = load_catalog()
     assert "from-alpha" in catalog.names("losses")
-    assert _plugin(catalog, "beta").broken == "left out by VCO_PLUGINS"  # and was not even imported
+    beta = _plugin(catalog, "beta")  # was not even imported
+    assert (beta.left_out_by, beta.broken, beta.used) == ("VCO_PLUGINS", "", False)
 
 
 def test_an_empty_vco_plugins_leaves_the_built_ins(install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +105,7 @@ def test_a_plugin_left_out_is_not_imported_and_said_to_be_left_out(install, name
     install("beta", HOOK % "from-beta")
     catalog = load_catalog(without=[name.replace("MODULE", module)])
     label = "alpha 1.5 (entry point first)"
-    assert _plugin(catalog, "alpha") == Plugin(label=label, module=module, broken="left out by --no-plugin")
+    assert _plugin(catalog, "alpha") == Plugin(label=label, module=module, left_out_by="--no-plugin")
     assert "from-beta" in catalog.names("losses")
     assert f"\n  NOT USED {label}: left out by --no-plugin" in describe(catalog)
 
@@ -186,24 +184,6 @@ def test_the_listing_shows_every_kind_with_one_line_for_each_name() -> None:
     assert "\n  digits                     What the preset is for.\n" in text
     assert "presets:\n  astray                     (cannot be read: ModuleNotFoundError" in text
     assert text.endswith("plugins:\n  --plugin fake_plugin")
-
-
-def test_the_listing_is_quick_and_imports_no_heavy_library() -> None:
-    script = """if True:
-        import sys
-        from vco.plugins import describe, load_catalog
-        text = describe(load_catalog(["vco_plugins"]))
-        assert "jit-dual" in text
-        heavy = {"torch", "numpy", "transformers", "timm", "accelerate", "open_clip", "torchvision", "sklearn"}
-        assert not heavy & set(sys.modules), heavy & set(sys.modules)
-    """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    seconds: list[float] = []
-    for _ in range(3):  # the best of three, because other work on the machine only adds time
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", script], check=True, env=environment)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
 
 
 def test_every_built_in_is_there_and_keeps_its_contract() -> None:

@@ -4,37 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from vco.api import ImageSet, UserError
-from vco.data import Order, chunks, read, to_float, to_uint8
-from vco.settings import TrainConfig
-
-
-class Squares(ImageSet):
-    """Image i is filled with i; augmented, noise is added."""
-
-    def __init__(self, size: int = 20) -> None:
-        self.labels: Int[Tensor, " size"] = torch.arange(size) % 5
-
-    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
-        plain = torch.full((1, 4, 4), index, dtype=torch.uint8)
-        if generator is None:
-            return plain
-        return plain + torch.randint(0, 100, plain.shape, generator=generator, dtype=torch.uint8)
-
-
-class Unreadable(Squares):
-    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
-        raise UserError(f"image {index} cannot be read; replace it")
+from vco.api import UserError
+from vco.data.order import Order
 
 
 def shuffled_labels(classes: int, each: int) -> Tensor:
     return torch.arange(classes).repeat(each)[torch.randperm(classes * each, generator=torch.Generator())]
 
-
-# ---------------------------------------------------------------------------------------------------------------- order
 
 
 @settings(deadline=None, max_examples=30)
@@ -104,59 +82,3 @@ def test_more_groups_than_classes_with_images_are_refused() -> None:
     labels = torch.tensor([0, 0, 2, 2])  # class 1 has no images
     with pytest.raises(UserError, match=r"3 class groups needs as many classes with images.*has 2"):
         Order(labels, seed=0, batch_size=6, samples_per_class=2)
-
-
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
-def test_readers_give_the_same_images_as_none() -> None:
-    batches = [[(3, 0), (1, 0)], [(0, 1)], [(3, 1), (2, 7)]]
-    alone, helped = (list(read(Squares(), batches, TrainConfig(workers=workers), 0)) for workers in (0, 2))
-    assert len(alone) == 3
-    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
-    def image(index: int, epoch: int, seed: int = 0, before: int = 0) -> list[int]:
-        batch = [(9, 9)] * before + [(index, epoch)]
-        return next(read(Squares(), [batch], TrainConfig(), seed))[-1].flatten().tolist()
-
-    assert image(1, 0) == image(1, 0, before=3)
-    assert image(1, 0) != image(1, 1)
-    assert image(1, 0) != image(1, 0, seed=1)
-    assert [value - 2 for value in image(2, 0)] != [value - 1 for value in image(1, 0)]
-
-
-def test_without_augmentation_images_come_as_they_are() -> None:
-    assert next(read(Squares(), chunks([4, 2], 2), TrainConfig())).flatten(1).unique(dim=1).flatten().tolist() == [4, 2]
-
-
-def test_reading_leaves_the_ambient_generator_alone() -> None:
-    state = torch.get_rng_state()
-    list(read(Squares(), chunks(list(range(6)), 2), TrainConfig(workers=1), 0))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_one_sentence_also_from_a_reader_process(workers: int) -> None:
-    with pytest.raises(UserError) as caught:
-        list(read(Unreadable(), [[(7, 0)]], TrainConfig(workers=workers)))
-    assert str(caught.value) == "image 7 cannot be read; replace it"
-
-
-def test_chunks_run_once_through_all_indices() -> None:
-    assert chunks([5, 6, 7], 2) == [[(5, 0), (6, 0)], [(7, 0)]]
-
-
-# --------------------------------------------------------------------------------------------------------------- pixels
-
-
-def test_every_gray_level_survives_the_way_to_floats_and_back() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    floats = to_float(levels)
-    assert (floats.min(), floats.max(), floats.dtype) == (-1.0, 1.0, torch.float32)
-    assert torch.equal(to_uint8(floats), levels)
-
-
-def test_values_outside_the_range_are_clipped() -> None:
-    assert to_uint8(torch.tensor([-3.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
