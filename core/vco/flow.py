@@ -1,7 +1,7 @@
 """The linear path between noise (t = 0) and data (t = 1): corruption, velocity and guidance of velocities.
 
-Times are [b], or [b, n] where every token of a stream has its own: n is then the number of the stream's tokens or, of an
-image, the number of square patches that fill it.
+Times are [b], or [b, n] where every token of a stream has its own: n is then the number of the stream's tokens or, of
+an image, the number of square patches that fill it.
 
 Source: JiT (arXiv 2511.13720) for the clean-prediction velocity; Kynkäänniemi et al. (arXiv 2404.07724) for
     the interval.

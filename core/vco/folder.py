@@ -166,10 +166,11 @@ def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]
     free = {f"{part.path}.{name}" for part in now.parts for name in sampling_options(type(part.config))}
     # a falling learning rate depends on the number of steps at which it arrives
     bound = {"train.steps"} if now.train.schedule != "constant" else set[str]()
+    may_change = (*MAY_CHANGE, *(f"{option}." for option in free))  # an option may be a mapping
     return {
         key: (old.get(key, "(not set)"), new.get(key, "(not set)"))
         for key in sorted((old.keys() | new.keys()) - free)
-        if old.get(key) != new.get(key) and (key in bound or not key.startswith(MAY_CHANGE))
+        if old.get(key) != new.get(key) and (key in bound or not key.startswith(may_change))
     }
 
 

@@ -110,6 +110,11 @@ class Objective(nn.Module):
     def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
         """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
         times = self.process.sample(len(labels), generator(seed, "times", step))
+        if any(t.ndim > 1 for t in times.values()) and not self.backbone.supports_token_times:
+            raise UserError(
+                "the process gives every token a time of its own, which the backbone does not understand: choose another "
+                "--process, or a backbone that says supports_token_times, such as jit"
+            )
         condition = self.guidance.condition(labels, generator(seed, "condition", step))
         weights = self.process.weight(times)
         for stream, kept in condition.supervised.items():
@@ -168,6 +173,10 @@ class Objective(nn.Module):
             quiet=self.quiet,
             generator=inputs.generator,
             extras=inputs.extras,
+            denoising_weights={
+                stream: self.stream_weights.get(stream, 1.0) * weight
+                for stream, weight in draw.denoising_weights.items()
+            },
             teacher=self.beside.get("teacher"),
             memory=memory,
         )
@@ -178,12 +187,18 @@ class Objective(nn.Module):
         denoised = self.backbone(
             shown_to_network(self.guidance, step.noisy, step.condition), step.times, step.condition, self.taps
         )
+        completed = complete(denoised, step.noisy, step.times)
 
         if not any(loss.replaces_denoising for loss in active.values()):
             for stream, error in self._errors(denoised, step).items():
                 losses[stream] = _weighted(error.square(), draw.denoising_weights[stream]).mean()
                 total = total + self.stream_weights.get(stream, 1.0) * losses[stream]
-        step = step.answered(complete(denoised, step.noisy, step.times))
+        step = step.answered(completed)
+        for name, value in self.process.losses(step.times, step.denoised).items():
+            losses[f"process.{name}"] = value
+            total = total + value
+        # what no loss may read, for data-parallel training waits for a gradient of every parameter
+        total = total + 0.0 * sum(value.float().sum() for value in denoised.context.values())
 
         for name, loss in self.losses.items():
             factor = factors[name]

@@ -218,8 +218,8 @@ def _metrics(
     for name, part in config.all_of("metric").items():
         encoders = config.encoders_of(name)
         if part.component.needs_features != bool(encoders):
-            needs, hint = ("needs", f"{name}=ENCODER") if part.component.needs_features else ("takes no", name)
-            fit.problems.append(f"metric {name} {needs} an encoder: write --metric {hint}")
+            needs, hint = ("needs an", f"{name}=ENCODER") if part.component.needs_features else ("takes no", name)
+            fit.problems.append(f"metric {name} {needs} encoder: write --metric {hint}")
             continue
         for encoder in encoders.values():
             known = [source for other, source in built if (other.name, other.config) == (encoder.name, encoder.config)]

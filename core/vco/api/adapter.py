@@ -44,7 +44,8 @@ class Adapter(Component, nn.Module):
     """
 
     needs_stream: ClassVar[bool] = True
-    """Whether it makes sense only with a backbone that denoises its streams (False: idle without one)."""
+    """Whether the run must have a backbone that denoises its streams. If not, the adapter is simply not used where the
+    backbone takes none of them."""
     needs_fit: bool = False
     """Whether `fit` must run before training."""
 

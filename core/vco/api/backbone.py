@@ -80,6 +80,8 @@ class Backbone(Component, nn.Module):
     """Whether it is built for an encoder's features although it denoises none (`BackboneSetting.features`)."""
     supports_until: ClassVar[bool] = False
     """Whether it can be told the time that a step goes to (`Condition.until`)."""
+    supports_token_times: ClassVar[bool] = False
+    """Whether it understands times of single tokens, [b, n], beside those of samples."""
     supports_blocking: bool = False
     """Whether `Condition.blocked` is obeyed: blocked keys then change nothing for the blocked queries."""
     how_to_block: str = ""

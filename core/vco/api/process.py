@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 import attrs
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from vco.api.backbone import Denoised
 from vco.api.component import Component
 from vco.api.streams import StreamSpec, Times
 
@@ -39,3 +41,12 @@ class Process(Component, nn.Module):
     def weight(self, times: Times) -> Times:
         """Factor of the denoising loss per stream, of the shape of its times. Default: 1."""
         return {stream: torch.ones_like(t) for stream, t in times.items()}
+
+    def losses(self, times: Times, denoised: Denoised) -> Mapping[str, Float[Tensor, ""]]:
+        """Its own regularisers, already weighted, which are added to the total. Default: none.
+
+        Args:
+            times: the times that the network was asked about.
+            denoised: its answer, with both the clean prediction and the velocity of every stream.
+        """
+        return {}

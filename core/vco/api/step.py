@@ -61,13 +61,16 @@ class Step:
     `Loss.prepare` and `Loss.forward` draw from different ones."""
     extras: Mapping[str, Tensor] = attrs.field(factory=dict[str, Tensor])
     """What travels with the images (`ImageSet.extras`), [b, ...] each."""
+    denoising_weights: Times = attrs.field(factory=dict[str, Tensor])
+    """What a stream's denoising loss of each sample [b] or token [b, n] counts: --train.stream-weights, the process's
+    weight, and 0 where the stream is not supervised. For losses that take the place of the denoising loss."""
 
-    _rows: RowGenerator = attrs.field(default=attrs.Factory(lambda self: self.generator, takes_self=True))
-    _reader: str = ""
-    _reads_features: bool = True
-    _teacher: Network | None = None
-    _denoised: Denoised | None = None
-    _memory: dict[tuple[str, str], Features] = attrs.field(factory=dict[tuple[str, str], Features])
+    _rows: RowGenerator = attrs.field(default=attrs.Factory(lambda self: self.generator, takes_self=True), alias="rows")
+    _reader: str = attrs.field(default="", alias="reader")
+    _reads_features: bool = attrs.field(default=True, alias="reads_features")
+    _teacher: Network | None = attrs.field(default=None, alias="teacher")
+    _denoised: Denoised | None = attrs.field(default=None, alias="denoised")
+    _memory: dict[tuple[str, str], Features] = attrs.field(factory=dict[tuple[str, str], Features], alias="memory")
 
     @property
     def denoised(self) -> Denoised:

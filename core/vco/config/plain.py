@@ -153,7 +153,9 @@ def _is_supported(kind: Any) -> bool:
         return bool(args) and all(_is_supported(arg) for arg in args if arg is not ...)
     if origin is Mapping:
         return args[0] is str and _is_supported(args[1])
-    return kind in (bool, int, float, str) or origin is Literal
+    if origin is Literal:
+        return all(type(choice) in (int, str) for choice in args)
+    return kind in (bool, int, float, str)
 
 
 def sampling_options(cls: type[Any]) -> set[str]:

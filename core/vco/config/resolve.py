@@ -5,6 +5,7 @@ the layers on top of each other, finds out which components are chosen, loads th
 layer that names another component drops what lower layers set for the former.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
@@ -69,7 +70,8 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
     preset = "+".join(presets)
 
     given = _stack([*_layers_below(line, presets, catalog, errors), line.layer], catalog)
-    folder = str(given["output_dir"].value) if "output_dir" in given else _default_folder(given, preset)
+    folder = str(given["output_dir"].value) if "output_dir" in given else ""
+    folder = folder or _default_folder(given, preset)
     catalog = _with_records(catalog, [Path(folder), *(Path(path).parent for path in line.flags["config"])])
     chosen = _choices(given, preset, catalog, errors)
     classes = {part.path: _load(part, catalog, errors) for part in chosen}
@@ -206,11 +208,12 @@ def _common(kind: str, former: Any, new: Any, catalog: Catalog) -> set[str]:
 def _full_key(key: str, given: Layer) -> str:
     """--loss.OPTION means the only loss, and --metric.ENCODER.OPTION the only metric: the key that names it."""
     section, *path = key.split(".")
-    several = section in SECTIONS and SECTIONS[section].several and section in given
-    names: Sequence[str] = given[section].value if several else ()
-    if len(names) != 1 or not path or (len(path) > 1 and path[0] == names[0]):
+    kind = SECTIONS.get(section)
+    names: Sequence[str] = given[section].value if kind and kind.several and section in given else ()
+    if kind is None or len(names) != 1 or not path or (len(path) > 1 and path[0] == names[0]):
         return key
-    return ".".join([section, names[0], *path])
+    longest = 2 if kind.short_option == "encoder" else 1
+    return ".".join([section, names[0], *path]) if len(path) <= longest else key
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -253,17 +256,25 @@ def _choices(given: Layer, preset: str, catalog: Catalog, errors: list[str]) -> 
             path = f"{section}.{name}" if kind.several else section
             chosen.append(_Chosen(path=path, kind=kind.name, name=name, source=source))
             encoders = given.get(f"{path}.encoder") if kind.short_option == "encoder" else None
-            for encoder in _names(encoders.value) if encoders else ():
-                nested = f"{path}.{encoder}"
-                chosen.append(
-                    _Chosen(path=nested, kind="features", name=encoder, source=encoders.source if encoders else "")
-                )
+            if encoders is not None:
+                chosen += _encoders(path, name, encoders, errors)
     if absent and preset:
         errors.append(f"preset {preset} chooses no {', '.join(absent)}; add `base: {DEFAULT_PRESET}` or another to it")
     for section in absent if not preset else ():
         offered = ", ".join(catalog.names(SECTIONS[section].name))
         errors.append(f"{section}: nothing is chosen; use --{section} with one of {offered}, or start from a --preset")
     return chosen
+
+
+def _encoders(path: str, metric: str, given: Given, errors: list[str]) -> list[_Chosen]:
+    """The encoders that a metric looks through."""
+    counts = Counter(_names(given.value))
+    errors += [
+        f"metric: {metric!r} looks through the encoder {name!r} twice (from {given.source})"
+        for name, count in counts.items()
+        if count > 1
+    ]
+    return [_Chosen(path=f"{path}.{name}", kind="features", name=name, source=given.source) for name in counts]
 
 
 def _load(part: _Chosen, catalog: Catalog, errors: list[str]) -> type[Any] | None:

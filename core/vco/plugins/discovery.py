@@ -92,7 +92,7 @@ def _offers(module: ModuleType) -> dict[str, Mapping[str, str]]:
             "docs/write_a_plugin.md tells what changed"
         )
     manager = pluggy.PluginManager(hooks.PROJECT)  # one for each plugin, so that none sees another
-    manager.add_hookspecs(hooks.SPECIFICATIONS)
+    manager.add_hookspecs(typing.cast(typing.Any, hooks.SPECIFICATIONS))
     manager.register(module)  # raises on wrong signatures
     offers: dict[str, Mapping[str, str]] = {}
     for caller in manager.get_hookcallers(module) or ():

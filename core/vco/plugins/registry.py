@@ -74,11 +74,13 @@ def _check(component: Any, contract: Any) -> None:
     if "__attrs_attrs__" not in vars(config):  # it would have the fields of its base and none of its own
         raise UserError("its Config is not decorated with @attrs.frozen(kw_only=True)")
     fields: Any = attrs.fields(config)
+    inherited = {field.name for field in attrs.fields(contract.Config)}
     for field in fields:
-        if field.default is attrs.NOTHING or field.name == "name":
-            raise UserError(
-                f"Config.{field.name} " + ("is a reserved name" if field.name == "name" else "has no default")
-            )
+        hides = field.name not in inherited and hasattr(contract.Config, field.name)  # as LossSchedule.factor
+        if field.name == "name" or hides:
+            raise UserError(f"Config.{field.name} is a reserved name")
+        if field.default is attrs.NOTHING:
+            raise UserError(f"Config.{field.name} has no default")
         if type(field.default).__hash__ is None:
             raise UserError(f"Config.{field.name} has a mutable default; use a tuple, or attrs.field(factory=...)")
     typing.get_type_hints(config)  # raises if an annotation names nothing

@@ -1,4 +1,7 @@
-"""An adapter's fit stage: run once for an encoder, a data set and settings, and then found again by every seed."""
+"""Fits adapters to training images, and keeps each fit, so that other seeds of the same run find it again.
+
+A fit depends on encoders, data and settings, and not on the seed.
+"""
 
 import hashlib
 import inspect
@@ -33,7 +36,7 @@ def cache_folder() -> Path:
 
 @torch.no_grad()
 def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) -> None:
-    """Fits the adapter to training images, or takes an earlier fit to the same ones.
+    """Fits the run's adapter to training images, or loads an earlier fit to the same images.
 
     Every process does the same, so nobody waits and nothing is sent. What a fit has changed is kept, and no more: the
     rest of the adapter's weights belong to the seed.
