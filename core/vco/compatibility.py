@@ -46,7 +46,7 @@ class Compatibility:
 
     def _refusal(self, part: Part, error: Exception) -> str:
         if isinstance(error, UserError):
-            return error.of(self.name(part.path), part.path if part.path.count(".") == 2 else part.section)
+            return error.of(self.name(part.path), self.config.option_of(part.path))
         plugin = self.catalog.get(part.kind, part.name).plugin
         module = next(known.module for known in self.catalog.plugins if known.label == plugin)
         where = f"{self.name(part.path)} of {plugin} cannot be built"
@@ -80,7 +80,7 @@ class Compatibility:
             fitting = self.others("backbones", lambda b: unused <= {*b.streams, *b.optional_streams})
             self.problems.append(
                 f"{self.name('adapter')} makes a {names} stream, which {self.name('backbone')} does not have; "
-                f"choose a backbone that has ({fitting}) or --adapter none"
+                f"choose a backbone that has ({fitting}), or --adapter none --guidance cfg"
             )
         if missing:
             self.problems.append(

@@ -221,7 +221,9 @@ class Objective(nn.Module):
         )
 
     def quiet(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
-        """Asks the backbone in eval mode and without gradient."""
+        """Asks the backbone in eval mode and without gradient; what it draws with in training is kept from it."""
+        told = {name: value for name, value in condition.context.items() if name not in self.backbone.draws}
+        condition = replace(condition, context=told)
         training = self.backbone.training
         self.backbone.eval()
         try:

@@ -40,8 +40,8 @@ class OpenedRun:
     def run(self) -> Run:
         """Its components: the networks with initial weights, the codec loaded; data set and encoders are not there."""
         run = assemble(self.config, self.catalog, facts=self.folder.read_facts())
-        run.objective.codec.load()
-        run.objective.codec.requires_grad_(False).eval().to(self.device)
+        run.load()
+        run.to(self.device)
         return run
 
     @cached_property

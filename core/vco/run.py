@@ -59,7 +59,7 @@ class Run:
             try:
                 part.load()
             except UserError as error:
-                raise UserError(error.of(title, _option(path))) from error
+                raise UserError(error.of(title, self.config.option_of(path))) from error
             except Exception as error:  # files of any kind, read by code of anybody
                 raise UserError(f"{title} cannot be loaded: {one_line(error)}") from error
             part.requires_grad_(False).eval()
@@ -71,7 +71,7 @@ class Run:
             try:
                 part.check()
             except UserError as error:
-                problems.append(error.of(self.config.part(path).title, _option(path)))
+                problems.append(error.of(self.config.part(path).title, self.config.option_of(path)))
         weak = self.objective.guidance.weak_run
         if weak is not None and not (Path(weak) / "config.yaml").is_file():
             needs = f"{self.config.part('guidance').title} needs the folder of a finished run of a weaker model"
@@ -83,11 +83,6 @@ class Run:
         self.objective.to(device)
         for part in self.frozen.values():
             part.to(device)
-
-
-def _option(path: str) -> str:
-    """How the options of a component begin on the command line: of a metric's encoder its whole place."""
-    return path if path.count(".") == 2 else path.partition(".")[0]
 
 
 def assemble(

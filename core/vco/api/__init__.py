@@ -73,3 +73,4 @@ from vco.collectives import gather_rows as gather_rows
 from vco.collectives import sum_over_processes as sum_over_processes
 from vco.errors import UserError as UserError
 from vco.hooks import hookimpl as hookimpl
+from vco.randomness import RowGenerator as RowGenerator

@@ -18,7 +18,10 @@ from vco.api.streams import IMAGE, Streams, StreamSpec, Times
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
-    """Hidden tokens of the image stream after a block; knows where they are, so that losses survive token dropping."""
+    """Hidden tokens of the image stream after a block; knows where they are, so that losses survive token dropping.
+
+    In eval mode (sampling, `step.quiet`, `step.teacher`) a tap holds the whole grid in row-major order.
+    """
 
     tokens: Float[Tensor, "b n d"]
     positions: Int[Tensor, " n"] | Int[Tensor, "b n"]
@@ -89,7 +92,9 @@ class Backbone(Component, nn.Module):
     draws: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """Uniform random numbers in [0, 1) that it wants with every training sample, as in {"routing": (n,)}.
 
-    The core draws them from (seed, step, slot) and hands them over as `Condition.context`; in sampling there are none.
+    Set it in the constructor where shapes depend on the grid. The core draws [b, *shape], float32, from (seed, step,
+    slot) and hands them over as `Condition.context` in training. In sampling, and where a loss asks `step.quiet` or
+    `step.teacher`, there are none: in eval mode a network keeps every token, in row-major order.
     """
 
     depth: int

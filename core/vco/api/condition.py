@@ -31,7 +31,9 @@ class Condition:
     context: Mapping[str, Tensor] = field(default_factory=dict)
     """Anything else that a network is told, by name: captions, earlier predictions, random numbers; [b, ...] each."""
     until: Times = field(default_factory=dict)
-    """Stream -> the time that the step goes to, as [b] or [b, n]; empty where the network is asked about one time."""
+    """Stream -> the time that the step goes to, as [b] or [b, n]; empty where the network is asked about one time.
+
+    A loss that asks at other times passes a condition whose `until` is not before them, or empty."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""

@@ -34,7 +34,10 @@ class LossSetting:
 
 
 class Loss(Component, nn.Module):
-    """A loss beside the denoising loss, added as its config says. Computed in float32.
+    """A loss beside the denoising loss, added as its config says. Its terms are added in float32.
+
+    Under bf16 training, matrix products of a loss run in bf16 unless it computes them under
+    `torch.autocast(device_type, enabled=False)`.
 
     Constructed as `Class(config, LossSetting)`.
     """
@@ -74,4 +77,5 @@ class Loss(Component, nn.Module):
         """Named unweighted terms, one value a sample (or a scalar, where a term belongs to no sample).
 
         The core takes the mean of a term over the samples that count, and adds it to the total with the loss's weight.
+        A single term is best named as the loss; others are logged as "loss.term", and not shown in the progress bar.
         """

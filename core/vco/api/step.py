@@ -44,6 +44,8 @@ class Step:
     noise: Streams
     """Standard normal noise of every stream, before the stream's noise scale."""
     noisy: Streams
+    """The noised streams. What guidance shows instead in the rows of `condition.nulled` is put in when a network is
+    asked: by the core, and by `network`, `quiet` and `teacher`."""
     target: Streams
     """What predictions of the clean streams are regressed to."""
     specs: Mapping[str, StreamSpec]
@@ -56,8 +58,9 @@ class Step:
     quiet: Network
     """The same network in eval mode and without gradient: for passes that only inform the one that is trained."""
     generator: RowGenerator
-    """Counted random numbers: row i depends on the seed, the step, the loss and the slot of sample i alone.
+    """Counted random numbers: `.rand()` gives uniform [b], `.randn(n, d)` standard normal [b, n, d], float32.
 
+    Row i depends on the seed, the step, the loss and the slot of sample i alone, so that process counts do not matter.
     `Loss.prepare` and `Loss.forward` draw from different ones."""
     extras: Mapping[str, Tensor] = attrs.field(factory=dict[str, Tensor])
     """What travels with the images (`ImageSet.extras`), [b, ...] each."""

@@ -136,6 +136,12 @@ class RunConfig:
         """Name -> component, of a section that may hold several, in their order."""
         return {part.name: part for part in self.parts if part.path == f"{section}.{part.name}"}
 
+    def option_of(self, path: str) -> str:
+        """How options of the component at a place begin on the command line: "loss", or "loss.repa" beside another."""
+        section = path.partition(".")[0]
+        alone = path.count(".") < 2 and len(self.all_of(section)) < 2
+        return section if alone else path
+
     def encoders_of(self, metric: str) -> dict[str, Part]:
         """Name -> encoder that a metric looks through, in their order."""
         return {part.name: part for part in self.parts if part.path == f"metric.{metric}.{part.name}"}

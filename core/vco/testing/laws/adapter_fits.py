@@ -114,7 +114,7 @@ def fit_keeps_what_varies(case: AdapterCase) -> None:
 
 @law(AdapterCase, about=_can_be_fitted)
 def fit_survives_large_means(case: AdapterCase) -> None:
-    """A large common offset of the features changes nothing, if it removes means: no squares cancel."""
+    """A large common offset of the features changes nothing for an adapter that removes means."""
     component = case.build()
     if not component.needs_fit:
         does_not_apply("it needs no fit")

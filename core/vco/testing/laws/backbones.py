@@ -196,7 +196,7 @@ def other_values(case: BackboneCase, component: Any, inputs: Any, stream: str) -
 
 @law(BackboneCase)
 def predicts_every_stream(case: BackboneCase) -> None:
-    """For each of its streams it gives the clean prediction or the velocity, in the shape that came in; none other."""
+    """For each of its streams it gives either the clean prediction or the velocity, in the shape that came in."""
     component = case.build()
     inputs = case.inputs(component, 1)
     answer = case.run(component, inputs)

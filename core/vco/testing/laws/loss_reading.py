@@ -47,9 +47,9 @@ def taps_are_matched_by_position(case: LossCase) -> None:
 
 @law(LossCase, about=reads_taps)
 def dropped_tokens_are_understood(case: LossCase) -> None:
-    """Taps may hold some of the tokens alone, other ones of each sample: their losses are finite, or they are refused.
+    """It understands taps that hold some of the tokens, other ones of each sample, or refuses them in a sentence.
 
-    A `UserError` refuses them. Other tokens that were dropped change nothing.
+    A `UserError` refuses them; otherwise its terms are finite.
     """
     component = case.build()
     inputs = case.inputs(component, 1)

@@ -31,7 +31,7 @@ def gives_named_terms(case: LossCase) -> None:
 
 @law(LossCase)
 def gradient_reaches_prediction(case: LossCase) -> None:
-    """A finite gradient reaches what the network says, by default in every sample: predictions, taps, a second answer.
+    """A finite gradient reaches the network's predictions, taps or second answers, by default in every sample.
 
     Of several taps that it reads, some may be what others are compared with.
     """

@@ -1,12 +1,14 @@
 """Laws for processes."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 import torch
+from torch import Tensor
 
 from vco import flow
-from vco.api import FEATURES, IMAGE, Process, ProcessSetting, StreamSpec, Times, UserError
+from vco.api import FEATURES, IMAGE, Denoised, Process, ProcessSetting, StreamSpec, Times, UserError
 from vco.config.plain import sampling_options
 from vco.testing.case import Case
 from vco.testing.law import does_not_apply, law, require
@@ -234,18 +236,35 @@ def weight_of_a_sample_is_its_own(case: ProcessCase) -> None:
     require_same(one, two, "the weight of sample 0 changes with other samples")
 
 
+def _losses(case: ProcessCase, process: Process, times: Times) -> Mapping[str, Tensor]:
+    """Its own losses, of a network that answers something."""
+    draws, batch = case.generator(5), len(next(iter(times.values())))
+    answers = [
+        {name: torch.randn(batch, *spec.shape, generator=draws) for name, spec in case.specs.items()} for _ in range(2)
+    ]
+    return process.losses(times, Denoised(clean=answers[0], velocity=answers[1]))
+
+
+@law(ProcessCase, about=lambda process: process.losses is not Process.losses)
+def losses_are_scalars(case: ProcessCase) -> None:
+    """Its own losses are finite scalars."""
+    process = case.build()
+    for name, loss in _losses(case, process, case.sample(process, 64)).items():
+        require(loss.ndim == 0 and torch.isfinite(loss.detach()), f"the loss {name} is {loss.tolist()}")
+
+
 @law(ProcessCase)
 def gradients_reach_its_weights(case: ProcessCase) -> None:
-    """If it learns, every trainable weight gets a finite gradient from training times or from their weights."""
+    """If it learns, every trainable weight gets a finite gradient from times, from their weights or from its losses."""
     process = case.build()
     trained = {name: p for name, p in process.named_parameters() if p.requires_grad}
     if not trained:
         return
     times = case.sample(process, 64)
     draws, total = case.generator(9), torch.zeros(())
-    for x in (*times.values(), *process.weight(times).values()):
+    for x in (*times.values(), *process.weight(times).values(), *_losses(case, process, times).values()):
         total = total + (x * torch.randn(x.shape, generator=draws)).sum()
-    require(total.requires_grad, "neither times nor weights carry a gradient, although it has trainable weights")
+    require(total.requires_grad, "nothing that it gives carries a gradient, although it has trainable weights")
     total.backward()
     for name, parameter in trained.items():
         reached = parameter.grad is not None and parameter.grad.abs().sum() > 0

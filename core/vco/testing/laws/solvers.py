@@ -74,7 +74,7 @@ def uniform(steps: int, power: float = 1.0) -> Times:
 
 @law(SolverCase)
 def straight_paths_are_exact(case: SolverCase) -> None:
-    """Towards a single data point, a straight path, any number of any steps ends in it.
+    """On the straight way to a single data point it ends exactly there, whatever the steps.
 
     Its velocity is (x* - x) / (1 - t).
     """
@@ -95,7 +95,7 @@ def straight_paths_are_exact(case: SolverCase) -> None:
 
 @law(SolverCase)
 def order_pays_for_evaluations(case: SolverCase) -> None:
-    """The error falls with the steps by the order that the evaluations can buy.
+    """With more steps the error falls as fast as the number of evaluations in a step allows.
 
     One evaluation a step: first order, two: second, up to the fourth; on a smooth field.
     """
@@ -154,7 +154,7 @@ def carries_noise_to_data(case: SolverCase) -> None:
 
 @law(SolverCase)
 def streams_have_times_of_their_own(case: SolverCase) -> None:
-    """Streams on different paths end where each would end with another companion, or alone.
+    """Each stream follows its own times: it ends where it would end beside another stream, or alone.
 
     The velocity is asked at their own times. Stochastic solvers may choose steps that suit both streams.
     """

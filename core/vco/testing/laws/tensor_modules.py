@@ -29,7 +29,7 @@ def output_is_finite(case: ModuleCase) -> None:
 
 @law(ModuleCase)
 def inputs_are_untouched(case: ModuleCase) -> None:
-    """It changes no tensor that it is given, in training mode neither."""
+    """It changes no tensor that it is given, neither in eval mode nor in training."""
     component = case.build()
     for mode in (False, True):
         inputs = case.inputs(component, 1)
