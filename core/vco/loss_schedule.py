@@ -25,9 +25,9 @@ class LossSchedule:
     stop_after: int | None = attrs.field(default=None, validator=optional(ge(0)))
     """Steps after which the loss is off and costs nothing, as in HASTE (arXiv 2505.16792); by default never."""
     t_low: float = attrs.field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
-    """Only samples whose pixel time is at least this count, in [0, 1); 0 is noise."""
+    """Only samples whose image time is at least this count, in [0, 1); 0 is noise."""
     t_high: float = attrs.field(default=1.0, validator=[le(1.0), _above_low])
-    """Only samples whose pixel time is at most this count, in (t_low, 1]; 1 is data."""
+    """Only samples whose image time is at most this count, in (t_low, 1]; 1 is data."""
 
     def factor(self, step: int) -> float | None:
         """Factor of the loss in the total after `step` steps; None where the loss is off."""

@@ -112,8 +112,8 @@ class Objective(nn.Module):
         times = self.process.sample(len(labels), generator(seed, "times", step))
         if any(t.ndim > 1 for t in times.values()) and not self.backbone.supports_token_times:
             raise UserError(
-                "the process gives every token a time of its own, which the backbone does not understand: choose another "
-                "--process, or a backbone that says supports_token_times, such as jit"
+                "the process gives every token a time of its own, which the backbone does not understand: choose "
+                "another --process, or a backbone that says supports_token_times, such as jit"
             )
         condition = self.guidance.condition(labels, generator(seed, "condition", step))
         weights = self.process.weight(times)

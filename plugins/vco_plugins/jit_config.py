@@ -106,10 +106,14 @@ def patch_grid(image: StreamSpec, patch: int) -> tuple[int, int]:
 
 def require_same_grid(streams: Mapping[str, StreamSpec], patch: int) -> None:
     """Raises `UserError` if the features' tokens do not lie on the patches' grid."""
-    grid = patch_grid(streams[IMAGE], patch)
-    if streams[FEATURES].grid != grid:
-        _, height, width = streams[IMAGE].shape
-        raise UserError(
-            f"The features' grid {streams[FEATURES].grid} is not the patches' grid {grid} (images of {height}x{width} "
-            f"in patches of {patch}): change --backbone.patch or choose other --features"
-        )
+    grid, wanted = patch_grid(streams[IMAGE], patch), streams[FEATURES].grid
+    if wanted == grid:
+        return
+    _, height, width = streams[IMAGE].shape
+    side = height // wanted[0] if wanted else 0
+    fits = wanted is not None and (wanted[0] * side, wanted[1] * side) == (height, width)
+    advice = f"set --backbone.patch {side}" if fits else "choose other --features, or their --features.resolution"
+    raise UserError(
+        f"The features' grid {wanted} is not the patches' grid {grid} (an image stream of {height}x{width} in patches "
+        f"of {patch}): {advice}"
+    )

@@ -39,7 +39,8 @@ class Denoised:
     """A backbone's answer. For every stream it gives the clean prediction or the velocity; the core adds the other.
 
     The core turns one into the other with `vco.flow`: a clean prediction's velocity is (clean - noisy) / max(1 - t,
-    0.05); the clean prediction of a velocity is noisy + (1 - t) * velocity.
+    0.05); the clean prediction of a velocity is noisy + (1 - t) * velocity. With `Condition.until` the same formulas
+    hold for the mean velocity, and what stands for the clean prediction is then no estimate of the clean stream.
     """
 
     clean: Streams = field(default_factory=dict)

@@ -35,7 +35,7 @@ class Codec(Component, nn.Module):
         """Standard deviation of the image stream's noise at t = 0, above 0 (JiT: 2.0 for images of 512 pixels)."""
 
     spec: StreamSpec
-    """Shape and grid of the image stream, with the noise scale of the config."""
+    """Shape (c, h, w) of the image stream, with the noise scale of the config; no grid, as backbones make tokens."""
     noise_shape: tuple[int, ...] | None = None
     """Shape of the random numbers that encoding one image takes; None where encoding draws nothing."""
 

@@ -33,7 +33,9 @@ class Condition:
     until: Times = field(default_factory=dict)
     """Stream -> the time that the step goes to, as [b] or [b, n]; empty where the network is asked about one time.
 
-    A loss that asks at other times passes a condition whose `until` is not before them, or empty."""
+    A loss sets it in `prepare`: `step.asking(times=..., condition=dataclasses.replace(step.condition, until=...))`,
+    with an entry for every stream. A loss that asks at other times passes a condition whose `until` is not before
+    them, or empty."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """The same condition with `function` applied to every tensor (slicing rows, moving to a device)."""

@@ -44,14 +44,19 @@ class Loss(Component, nn.Module):
 
     @attrs.frozen(kw_only=True)
     class Config(LossSchedule, Component.Config):
-        """What a user may set, beside what all losses share; the core sees to that."""
+        """What a user may set, beside what all losses share: weight, warmup_steps, stop_after, t_low and t_high.
+
+        The core applies these; a loss may give them other defaults, and no other meaning.
+        """
 
     needs_features: ClassVar[bool] = True
     """Whether it reads encoders (`step.features`, `step.real`, `step.generated`)."""
     needs_teacher: ClassVar[bool] = False
     """Whether it asks the average of the network (`step.teacher`), so that the run must keep one."""
     needs_until: ClassVar[bool] = False
-    """Whether it tells the network the time that a step goes to, so that the backbone must understand that."""
+    """Whether it tells the network the time that a step goes to, so that the backbone must understand that.
+
+    Any solver may sample from such a network: one that makes no steps with mean velocities asks it about one time."""
     grouped: ClassVar[bool] = False
     """Whether it needs batches made of whole class groups (--train.samples-per-class)."""
     couples_batch: ClassVar[bool] = False

@@ -12,6 +12,8 @@ from vco.api.streams import Streams, StreamSpec, Times
 Velocity = Callable[[Streams, Mapping[str, float], Mapping[str, float]], Streams]
 """(noisy streams, time of each stream, time the step goes to) -> guided velocity of each stream; one evaluation.
 
+Velocities may come in any float dtype: convert them before adding, as in `x + h * v.float()`.
+
 A network that is told where a step goes (`Condition.until`) answers with the mean velocity of the way; all others with
 the velocity at the present time.
 """

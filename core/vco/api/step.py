@@ -56,7 +56,10 @@ class Step:
     network: Network
     """The network that is trained, in training mode and with gradient, inside the data-parallel forward pass."""
     quiet: Network
-    """The same network in eval mode and without gradient: for passes that only inform the one that is trained."""
+    """The same network in eval mode and without gradient: for passes that only inform the one that is trained.
+
+    Forward derivatives pass: call `torch.func.jvp` under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`, because
+    fused attention has none."""
     generator: RowGenerator
     """Counted random numbers: `.rand()` gives uniform [b], `.randn(n, d)` standard normal [b, n, d], float32.
 
@@ -65,8 +68,9 @@ class Step:
     extras: Mapping[str, Tensor] = attrs.field(factory=dict[str, Tensor])
     """What travels with the images (`ImageSet.extras`), [b, ...] each."""
     denoising_weights: Times = attrs.field(factory=dict[str, Tensor])
-    """What a stream's denoising loss of each sample [b] or token [b, n] counts: --train.stream-weights, the process's
-    weight, and 0 where the stream is not supervised. For losses that take the place of the denoising loss."""
+    """Factor of each stream's denoising loss of each sample [b] or token [b, n]: --train.stream-weights, the process's
+    weight, and 0 where the stream is not supervised (the others then count more, so that the batch's mean runs over
+    them). A loss that takes the place of the denoising loss multiplies each stream's error by it."""
 
     _rows: RowGenerator = attrs.field(default=attrs.Factory(lambda self: self.generator, takes_self=True), alias="rows")
     _reader: str = attrs.field(default="", alias="reader")
@@ -125,6 +129,14 @@ class Step:
         """The clean streams with the step's own noise, at other times."""
         return {
             stream: flow.corrupt(self.clean[stream], self.noise[stream], times[stream], spec.noise_scale)
+            for stream, spec in self.specs.items()
+        }
+
+    @property
+    def velocity(self) -> Streams:
+        """The true velocity of every stream, clean - noise_scale * noise: float32, without gradient."""
+        return {
+            stream: self.clean[stream].detach().float() - spec.noise_scale * self.noise[stream].float()
             for stream, spec in self.specs.items()
         }
 

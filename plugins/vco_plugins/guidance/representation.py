@@ -35,7 +35,7 @@ class Representation(TwoBranchGuidance):
         super().__init__(config, setting)
         if FEATURES not in setting.streams:
             raise UserError(
-                f"guidance representation needs the stream {FEATURES!r}, but this run has only "
+                f"it needs the stream {FEATURES!r}, but this run has only "
                 f"{', '.join(setting.streams)}: choose a backbone that denoises it, such as jit-dual, or --guidance cfg"
             )
 

@@ -56,7 +56,7 @@ class Structural(TwoBranchGuidance):
         super().__init__(config, setting)
         if FEATURES not in setting.streams:
             raise UserError(
-                f"guidance structural hides the stream {FEATURES!r}, but this run has only "
+                f"it hides the stream {FEATURES!r}, but this run has only "
                 f"{', '.join(setting.streams)}: choose a backbone that denoises it, such as jit-dual, or --guidance cfg"
             )
         self.needs_blocking = config.null == "mask"
