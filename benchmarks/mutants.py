@@ -2,7 +2,8 @@
 
 Every mutant is one small change in the source of a component, or of a module that components share: another axis, a
 detach left out, a draw from the global generator, a cast or a mask forgotten, a batch leak, a comparison or a
-difference turned round, an index off by one, a buffer not registered. At most ten a file are taken, spread evenly over
+difference turned round, an index off by one, a buffer not registered, a sum over batches or processes forgotten, the
+first encoder in the place of the named one. At most ten a file are taken, spread evenly over
 these ways by a fixed seed. A mutant is caught if any law of any component that uses the file is broken; one that leaves
 all results equal to the bit (a cast of what has that dtype anyway) does not count. It runs on copies of the modules in
 this process; nothing on disk is touched.
@@ -23,23 +24,22 @@ from typing import Any, Final
 import torch
 from mutations import Mutant, mutants
 
-from vco.testing.adapter import AdapterCase
-from vco.testing.case import ModuleCase, case_of, examine, laws_of
-from vco.testing.data import DataCase
-from vco.testing.guidance import GuidanceCase
+from vco.api import FEATURES
+from vco.testing.case import ModuleCase
+from vco.testing.examine import case_of, examine, first_settings, laws_of, variants
 from vco.testing.law import NotApplicableError
-from vco.testing.process import ProcessCase
-from vco.testing.solver import SolverCase, uniform
+from vco.testing.laws.adapters import AdapterCase
+from vco.testing.laws.data import DataCase
+from vco.testing.laws.guidance import GuidanceCase
+from vco.testing.laws.loss_case import LossCase
+from vco.testing.laws.metrics import MetricCase
+from vco.testing.laws.optimizers import OptimizerCase
+from vco.testing.laws.processes import ProcessCase
+from vco.testing.laws.solvers import SolverCase, uniform
 from vco.testing.subject import Preset, Subject, discover
 from vco.testing.tensors import leaves
 
 PLUGIN: Final = "vco_plugins"
-ABOUT_SOURCES: Final = {
-    "imports-nothing-heavy", "listing-is-light", "options-are-documented", "says-what-it-is", "config-survives-yaml",
-    "config-is-frozen",
-}  # fmt: skip
-"""Laws that read the file on disk or its Config, which mutants leave alone."""
-
 FORMULAS: Final = ("sign", "direction", "comparison turned round", "off by one")
 """Ways that make another formula, which may keep the contract as well as the right one."""
 
@@ -84,11 +84,13 @@ def swapped(mutant: Mutant) -> Generator[bool]:
 def behaviour(subject: Subject) -> dict[str, Any]:
     """What a component computes at the settings and sizes that the kit tries: equal behaviours are one mutant."""
     found: dict[str, Any] = {}
-    case_class = case_of(subject)
-    tried = [(subject.config, sizes) for sizes in case_class.sizes_tried]
-    tried += [(variant, case_class.sizes_tried[0]) for variant in subject.variants]
-    for number, (config, sizes) in enumerate(tried):
-        case: Any = case_class(subject=subject, config=config, sizes=sizes)
+    case_class, config = case_of(subject), first_settings(subject)
+    first, *situations = case_class.situations(subject)
+    tried = [(config, sizes, first) for sizes in case_class.sizes_tried]
+    tried += [(config, case_class.sizes_tried[0], situation) for situation in situations]
+    tried += [(variant, case_class.sizes_tried[0], first) for variant in variants(subject)]
+    for number, (settings, sizes, situation) in enumerate(tried):
+        case: Any = case_class(subject=subject, config=settings, sizes=sizes, **situation)
         torch.manual_seed(0)
         try:
             found |= {f"{number}.{name}": value.detach() for name, value in leaves(_computed(case)).items()}
@@ -100,17 +102,7 @@ def behaviour(subject: Subject) -> dict[str, Any]:
 def _computed(case: Any) -> Any:
     component = case.build()
     if isinstance(case, ModuleCase):
-        inputs = case.inputs(component, 1)
-        for leaf in leaves(inputs).values():
-            leaf.requires_grad_(leaf.is_floating_point())
-        outputs = case.run(component.train(), inputs)
-        total = torch.stack([(x.float() ** 2).sum() for x in leaves(outputs).values() if x.requires_grad]).sum()
-        total.backward()
-        sources = [*leaves(inputs).values(), *component.parameters()]
-        gradients = [source.grad for source in sources if source.grad is not None]
-        if isinstance(case, AdapterCase):
-            component.fit(case.data((20, 20, 1)))
-        return {"train": outputs, "gradients": gradients, "eval": case.run(component.eval(), inputs)}
+        return _of_module(case, component)
     if isinstance(case, GuidanceCase):
         branches = [component.branches(case.labels(), times) for times in case.times()]
         combined = [
@@ -125,12 +117,43 @@ def _computed(case: Any) -> Any:
         state = case.state()
         path = {name: t**power for (name, t), power in zip(uniform(7).items(), (1, 2), strict=True)}
 
-        def velocity(x: Any, t: Any) -> Any:
-            return {name: torch.cos(y + 3 * t[name]) for name, y in x.items()}
+        def velocity(x: Any, t: Any, until: Any) -> Any:
+            return {name: torch.cos(y + 3 * t[name] - until[name]) for name, y in x.items()}
 
         return component.integrate(velocity, state, path, case.noise(state))
+    if isinstance(case, OptimizerCase):
+        trained = case.trained(case.weights())
+        steps = [trained.step(case.weights(key)) for key in (2, 3, 4)]
+        groups = [torch.tensor([hash(group["component"]) % 997]) for group in trained.optimizer.param_groups]
+        return {"steps": steps, "groups": groups}
+    if isinstance(case, MetricCase):
+        metric = case.fed(case.sample(1), case.sample(2), (40, 56))
+        states = [dict(metric.state()), dict(case.fed(case.sample(3), case.sample(4)).state())]
+        alone = metric.score()
+        metric.merge(states)
+        return [torch.tensor([alone.value, metric.score().value]), states, torch.tensor([hash(alone.name) % 997])]
     assert isinstance(case, DataCase)
     return [[images.image(i, case.generator(i)) for i in case.indices(images)] for images in case.sets(True).values()]
+
+
+def _of_module(case: ModuleCase, component: Any) -> Any:
+    """Outputs in training and eval mode, and gradients of what may carry some."""
+    inputs = case.inputs(component, 1)
+    carrying = inputs
+    if isinstance(case, LossCase):
+        learned = {what: inputs[what][FEATURES] for what in ("clean", "target")}
+        carrying = {**learned, **{name: inputs[name] for name in ("predicted", "taps", "context")}}
+    sources = [leaf for leaf in leaves(carrying).values() if leaf.is_floating_point()]
+    for leaf in sources:
+        leaf.requires_grad_()
+    outputs = case.run(component.train(), inputs)
+    results = [x for x in leaves(outputs).values() if x.requires_grad]
+    if results:
+        torch.stack([(x.float() ** 2).sum() for x in results]).sum().backward()
+    gradients = [source.grad for source in (*sources, *component.parameters()) if source.grad is not None]
+    if isinstance(case, AdapterCase):
+        component.fit(case.data((20, 20, 1)))
+    return {"train": outputs, "gradients": gradients, "eval": case.run(component.eval(), inputs)}
 
 
 def same_behaviour(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -145,7 +168,7 @@ def broken_law(subject: Subject, held: Callable[[str], bool]) -> str:
     """The first law that a component breaks though it held for the true one; empty if there is none."""
     for law in laws_of(subject):
         name = f"{subject.id}/{law.name}"
-        if law.slow or law.name in ABOUT_SOURCES or not held(name):
+        if law.slow or (law.static and law.name not in ("loads", "can-be-constructed")) or not held(name):
             continue
         try:
             examine(law, subject)

@@ -15,6 +15,11 @@ REDUCTIONS: Final = {
 }  # fmt: skip
 LAYERS: Final = {"linear", "input", "output", "reduce", "expand", "qkv", "label", "network", "layers", "embed", "norm1"}
 NOT_IN_THE_CONTRACT: Final = {"metrics", "classify", "check", "learning_rate_scale"}
+KEYWORDS: Final = {
+    "generator": "global generator", "dtype": "dtype dropped", "device": "device dropped",
+    "noise_scale": "noise scale dropped", "until": "end of a step forgotten", "pooled": "width of the pooled vector",
+}  # fmt: skip
+"""Keyword that may be left out -> the way of the mistake."""
 Change = tuple[str, ast.AST]
 """In words, and what the node becomes."""
 
@@ -34,6 +39,13 @@ def changes(node: ast.AST) -> Iterator[Change]:
         for old, new in ((ast.Lt, ast.Gt()), (ast.Gt, ast.Lt()), (ast.LtE, ast.GtE()), (ast.GtE, ast.LtE())):
             if isinstance(node.ops[0], old):
                 yield "comparison turned round", ast.Compare(node.left, [new], node.comparators)
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+        yield "sum forgotten: += becomes =", ast.Assign([node.target], node.value)
+    if isinstance(node, ast.Dict):
+        for i, key in enumerate(node.keys):
+            if isinstance(key, ast.Constant) and key.value == "component":
+                rest = (node.keys[:i] + node.keys[i + 1 :], node.values[:i] + node.values[i + 1 :])
+                yield "group without component", ast.Dict(*rest)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
         yield "mask inverted", node.operand
     if isinstance(node, ast.withitem) and "no_grad" in ast.unparse(node.context_expr):
@@ -45,7 +57,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
 def _changes_of_call(node: ast.Call) -> Iterator[Change]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
     owner = node.func.value if isinstance(node.func, ast.Attribute) else node
-    for word, way in (("generator", "global generator"), ("dtype", "dtype dropped"), ("device", "device dropped")):
+    for word, way in KEYWORDS.items():
         if any(keyword.arg == word for keyword in node.keywords):
             rest = [keyword for keyword in node.keywords if keyword.arg != word]
             yield f"{way}: {word}= left out", ast.Call(node.func, node.args, rest)
@@ -53,6 +65,14 @@ def _changes_of_call(node: ast.Call) -> Iterator[Change]:
         yield f"{'dtype dropped' if name in ('float', 'double') else name}: .{name}() left out", owner
     if name == "to" and "dtype" in ast.unparse(node):
         yield "dtype dropped: .to(dtype) left out", owner
+    if isinstance(node.func, ast.Name) and node.func.id in ("sum_over_processes", "gather_rows"):
+        yield "processes forgotten: each for itself", node.args[0]
+    if isinstance(node.func, ast.Name) and node.func.id == "chosen_features":
+        yield "encoder ignored: always the first", ast.Call(node.func, [node.args[0], ast.Constant("")], [])
+    if isinstance(node.func, ast.Name) and node.func.id == "velocity" and len(node.args) == 3:
+        yield "end of a step forgotten", ast.Call(node.func, [*node.args[:2], node.args[1]], [])
+    if name == "of" and len(node.args) == 1 and isinstance(owner, ast.Name):
+        yield "positions forgotten: all tokens", node.args[0]
     if name == "masked_fill":
         yield "mask forgotten: .masked_fill() left out", owner
     if name == "where" and len(node.args) == 3:

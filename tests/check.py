@@ -17,7 +17,7 @@ STATIC = {
     "ruff format": ["ruff", "format", "--check", "--quiet", "."],
     "ruff": ["ruff", "check", "--quiet", "."],
     "import-linter": ["lint-imports", "--no-cache"],
-    "pyright": ["pyright"],
+    "pyright": ["pyright", "--pythonpath", sys.executable],
 }
 # Tests of one file share runs that take seconds: each process begins with a stretch of neighbouring tests, and takes
 # some of another's when it has nothing left. More than eight processes wait for memory.

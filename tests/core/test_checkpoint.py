@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vco.errors import UserError
 from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint, load, load_newest, save
-from vco.errors import UserError
 
 
 def at(step: int, size: int = 5) -> Checkpoint:

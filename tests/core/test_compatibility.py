@@ -107,6 +107,14 @@ def test_a_name_that_all_modules_have_is_no_name_of_a_loss(tmp_path: Path) -> No
     assert lines == ["a loss cannot be called 'train'; its plugin has to register another name"]
 
 
+# --------------------------------------------------------------------------------------------------------------- codec
+
+
+def test_the_noise_scale_of_the_codec_is_that_of_the_image_stream(tmp_path: Path) -> None:
+    specs = assembled(tmp_path, "--codec.noise-scale", "2").objective.specs
+    assert {name: spec.noise_scale for name, spec in specs.items()} == {"image": 2.0, "features": 1.0}
+
+
 # ------------------------------------------------------------------------------------------------------------- metrics
 
 

@@ -8,13 +8,23 @@ import pytest
 import tiny
 import torch
 
+from vco.api import ImageSet
 from vco.cli import main_run
 from vco.evaluation.evaluate import Evaluation
 from vco_plugins.features.digits_cnn import DigitsCNN
 
 Capture = pytest.CaptureFixture[str]
 EVERY_STEP = ("--train.checkpoint-every", "1", "--train.keep-checkpoints", "10")
-MOVES = ("--train.ema-decays", "0.1", "--train.learning-rate", "0.02", "--train.warmup-steps", "0", "--sample.steps", "3")
+MOVES = (
+    "--train.ema-decays",
+    "0.1",
+    "--train.learning-rate",
+    "0.02",
+    "--train.warmup-steps",
+    "0",
+    "--sample.steps",
+    "3",
+)
 """Options with which six steps show in the samples of the average."""
 OFTEN = (*MOVES, "--eval.every", "2")
 SEVERAL = ("--plugin", "toy_plugin", "--metric", "fd=digits-cnn,fd=digits-vit,brightness")
@@ -96,8 +106,8 @@ def test_a_metric_is_shown_the_held_out_images_and_then_generated_or_training_im
     (result,) = Evaluation(training.run, training.accelerator).score(training.averaged())
     test, train = training.run.data.test(), training.run.data.train()
 
-    def brightness(images: list[int], of: object) -> float:
-        return torch.stack([getattr(of, "image")(i, None).double().mean() for i in images]).mean().item()
+    def brightness(images: list[int], of: ImageSet) -> float:
+        return torch.stack([of.image(i, None).double().mean() for i in images]).mean().item()
 
     real = brightness(list(range(len(test))), test)
     every = [brightness([i], train) for i in range(len(train))]
@@ -106,9 +116,7 @@ def test_a_metric_is_shown_the_held_out_images_and_then_generated_or_training_im
     assert result.score.value != result.real_value
 
 
-def test_metrics_whose_encoders_are_equal_have_it_look_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_whose_encoders_are_equal_have_it_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     forward = DigitsCNN.forward
 

@@ -99,7 +99,7 @@ def test_interval_from_zero_includes_zero() -> None:
     assert in_interval(0.0, 0.0, 1.0)
 
 
-# ------------------------------------------------------------------------------------------- from velocity to clean data
+# ------------------------------------------------------------------------------------------ from velocity to clean data
 
 
 @settings(deadline=None)  # the first call takes long
@@ -155,7 +155,9 @@ def test_equal_times_of_all_tokens_are_the_time_of_the_sample(shape: tuple[int, 
     assert torch.equal(clean_of(clean, noise, each), clean_of(clean, noise, t))
 
 
-@pytest.mark.parametrize(("shape", "tokens"), [((2, 5, 3), 4), ((2, 3, 4, 4), 5), ((2, 3, 4, 6), 48), ((2, 3, 6, 4), 3)])
+@pytest.mark.parametrize(
+    ("shape", "tokens"), [((2, 5, 3), 4), ((2, 3, 4, 4), 5), ((2, 3, 4, 6), 48), ((2, 3, 6, 4), 3)]
+)
 def test_times_that_are_not_those_of_the_tokens_are_refused(shape: tuple[int, ...], tokens: int) -> None:
     with pytest.raises(ValueError, match=rf"{tokens} times a sample do not fit a stream of shape"):
         spread(torch.zeros(2, tokens), torch.zeros(shape))

@@ -33,7 +33,9 @@ def test_a_weight_of_zero_is_not_off() -> None:
 
 def test_samples_in_the_interval_share_the_whole_mean() -> None:
     t = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    torch.testing.assert_close(LossSchedule(t_low=0.25, t_high=0.5).sample_weights(t), torch.tensor([0.0, 2.5, 2.5, 0.0, 0.0]))
+    torch.testing.assert_close(
+        LossSchedule(t_low=0.25, t_high=0.5).sample_weights(t), torch.tensor([0.0, 2.5, 2.5, 0.0, 0.0])
+    )
     assert torch.equal(LossSchedule().sample_weights(t), torch.ones(5))
 
 

@@ -10,9 +10,10 @@ from test_step import Noted
 from tiny import batch, share
 from torch import Tensor
 from toy_plugin.losses import Square
-from toy_plugin.networks import Doubled
+from toy_plugin.networks import Doubled, Toy
+from toy_plugin.sampling import Learned, Tokens
 
-from vco.api import FEATURES, IMAGE, Condition, Denoised, Features
+from vco.api import FEATURES, IMAGE, Condition, Denoised, Features, Times
 from vco.errors import UserError
 from vco.objective import Draw, Objective
 
@@ -45,9 +46,7 @@ def test_the_feature_loss_is_the_mean_over_the_samples_that_see_the_features(tra
     inputs, draw = batch(training)
     kept = draw.condition.supervised[FEATURES]
     plain = replace(draw, denoising_weights={stream: torch.ones(tiny.BATCH) for stream in draw.denoising_weights})
-    each = [
-        training.objective(*share(slice(i, i + 1), inputs, plain))[FEATURES] for i in range(tiny.BATCH) if kept[i]
-    ]
+    each = [training.objective(*share(slice(i, i + 1), inputs, plain))[FEATURES] for i in range(tiny.BATCH) if kept[i]]
     assert 0 < len(each) < tiny.BATCH
     torch.testing.assert_close(training.objective(inputs, draw)[FEATURES], torch.stack(each).mean())
 
@@ -102,7 +101,7 @@ def test_a_loss_that_aligns_predictions_is_refused_in_features_without_gradients
 ) -> None:
     (source,) = training.objective.sources.values()
     monkeypatch.setattr(source, "differentiable", False)
-    with pytest.raises(UserError, match="needs gradients through the encoder digits-vit, .* choose other --features"):
+    with pytest.raises(UserError, match=r"needs gradients through the encoder digits-vit, .* choose other --features"):
         training.objective(*batch(training))
 
 
@@ -115,7 +114,9 @@ def test_the_frozen_encoder_is_in_no_state_and_among_no_parameters(training: tin
     assert set(objective.modules()).isdisjoint({source, objective.codec})
 
 
-def test_a_copy_with_other_weights_shares_codec_and_encoders_and_leaves_the_original_alone(training: tiny.Training) -> None:
+def test_a_copy_with_other_weights_shares_codec_and_encoders_and_leaves_the_original_alone(
+    training: tiny.Training,
+) -> None:
     objective = training.objective
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     zeros: Mapping[str, Tensor] = {name: torch.zeros_like(value) for name, value in before.items()}
@@ -164,7 +165,7 @@ def test_each_token_is_noised_and_weighted_by_its_own_time(velocity: bool) -> No
 
     clean, noise = patches(inputs.images), patches(inputs.noise[IMAGE])
     noisy = t[..., None] * clean + (1 - t[..., None]) * 2.0 * noise
-    told = objective.backbone.labels[drawn.condition.labels][:, None, None]
+    told = toys.network_of(objective).labels[drawn.condition.labels][:, None, None]
     answer = torch.tanh(0.5 * noisy + 0.3 * t[..., None] + told)
     error = answer - (clean - 2.0 * noise) if velocity else (answer - clean) / (1 - t[..., None]).clamp(min=0.05)
     expected = (error.square() * (0.5 + t)[..., None]).mean()  # the toy process counts a token 0.5 + t
@@ -205,6 +206,30 @@ def test_samples_that_are_not_supervised_count_in_none_of_their_tokens() -> None
     t = drawn.times[IMAGE]
     expected = torch.tensor([2.0, 0.0, 0.0, 2.0])[:, None] * (0.5 + t)
     torch.testing.assert_close(drawn.denoising_weights[IMAGE], expected)
+
+
+def test_a_network_that_knows_no_times_of_tokens_is_not_asked_about_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = toys.make()
+    monkeypatch.setattr(Toy, "supports_token_times", False)
+    with pytest.raises(UserError, match="gives every token a time of its own, which the backbone does not understand"):
+        toys.draw(objective)
+    assert toys.draw(toys.make(process=Learned)).times[IMAGE].shape == (4,)
+
+
+# ------------------------------------------------------------------------------------------------- what a process adds
+
+
+def test_the_terms_of_a_process_are_added_and_see_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def terms(self: Tokens, times: Times, denoised: Denoised) -> Mapping[str, Tensor]:
+        return {"spread": times[IMAGE].std() + denoised.velocity[IMAGE].mean() + denoised.clean[IMAGE].mean()}
+
+    plain = toys.make()
+    before = plain(toys.inputs(), toys.draw(plain))
+    monkeypatch.setattr(Tokens, "losses", terms)
+    objective = toys.make()
+    losses = objective(toys.inputs(), toys.draw(objective))
+    assert losses.keys() == {IMAGE, "process.spread", "loss"}
+    torch.testing.assert_close(losses["loss"], before["loss"] + losses["process.spread"])
 
 
 # -------------------------------------------------------------------------------------------------------------- codec

@@ -11,7 +11,12 @@ from vco.run import assemble
 
 ODD = ("--plugin", "odd_plugin")
 UNFIT = {
-    "a constructor of another design": ("loss", "of-another-time", "TypeError: ", "takes 2 positional arguments but 3 were given"),
+    "a constructor of another design": (
+        "loss",
+        "of-another-time",
+        "TypeError: ",
+        "takes 2 positional arguments but 3 were given",
+    ),
     "an exception in the constructor": ("loss", "fragile", "KeyError: 'a key'"),
     "an exception of two lines": ("solver", "wordy", "ValueError: one line and another"),
     "an attribute that is missing": ("data", "shapeless", "AttributeError: image_shape"),
@@ -53,8 +58,8 @@ def test_an_option_that_no_file_can_hold_is_refused_before_anything_runs(
 
 
 TERMS = {
-    "per-token": "loss per-token gave the term 'each' as of shape (20, 1, 8, 8), and a term is a tensor with one number "
-    "per sample ((20,)) or a single number (()): its author has to mend that",
+    "per-token": "loss per-token gave the term 'each' as of shape (20, 1, 8, 8), and a term is a tensor with one "
+    "number per sample ((20,)) or a single number (()): its author has to mend that",
     "numberless": "loss numberless gave the term 'half' as a float, and a term is a tensor with one number per sample "
     "((20,)) or a single number (()): its author has to mend that",
     "peeking": "loss peeking reads encoder features and does not declare needs_features = True: its author has to add "

@@ -17,6 +17,7 @@ from vco.opened_run import OpenedRun, load_weak
 from vco.plugins.discovery import load_catalog
 from vco.sampling.sample import sample
 from vco.sampling.velocity import GuidedVelocity
+from vco_plugins.codecs.pixels import Pixels
 from vco_plugins.data.digits import Digits
 from vco_plugins.features.digits_cnn import DigitsCNN
 from vco_plugins.features.digits_vit import DigitsViT
@@ -140,6 +141,24 @@ def test_data_set_and_encoders_need_not_be_there(
     assert torch.equal(vco.open_run(weak_run).sample([4, 2]), opened.sample([4, 2]))
 
 
+def test_a_codec_whose_weights_are_missing_is_named_with_its_option(
+    weak_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: Pixels) -> None:
+        raise UserError("the weights are missing: give --.weights FOLDER")
+
+    monkeypatch.setattr(Pixels, "load", missing)
+    with pytest.raises(UserError, match=r"^codec pixels: the weights are missing: give --codec\.weights FOLDER$"):
+        vco.open_run(weak_run).sample([1])
+
+
+def test_its_encoders_are_there_when_they_are_asked_for(opened: OpenedRun) -> None:
+    (encoder,) = opened.encoders.values()
+    assert isinstance(encoder, DigitsViT)
+    assert encoder(torch.zeros(2, 1, 8, 8)).tokens.shape == (2, 16, 48)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
 def test_a_folder_that_is_none_of_a_run_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not the folder of a run: it has no config\.yaml"):
         vco.open_run(tmp_path)
@@ -259,10 +278,10 @@ def test_a_missing_run_is_said_before_anything_starts(tmp_path: Path, options: t
 
 
 def test_the_weak_branch_is_told_the_label_unless_it_is_kept_from_it() -> None:
-    def labels(**options: bool) -> list[int]:
+    def labels(label: bool) -> list[int]:
         setting = GuidanceSetting(streams={}, num_classes=10)
-        guidance = Autoguidance(Autoguidance.Config(run="weak", **options), setting)
+        guidance = Autoguidance(Autoguidance.Config(run="weak", label=label), setting)
         return guidance.branches(LABELS, {IMAGE: 0.5})["weak"].labels.tolist()
 
-    assert labels() == LABELS.tolist()
-    assert labels(label=False) == [10, 10, 10]
+    assert labels(Autoguidance.Config().label) == LABELS.tolist()
+    assert labels(False) == [10, 10, 10]

@@ -14,7 +14,6 @@ def shuffled_labels(classes: int, each: int) -> Tensor:
     return torch.arange(classes).repeat(each)[torch.randperm(classes * each, generator=torch.Generator())]
 
 
-
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(1, 40), batch=st.integers(1, 50), epochs=st.integers(1, 3), seed=st.integers(0, 5))
 def test_plain_order_shows_every_image_once_in_each_epoch(size: int, batch: int, epochs: int, seed: int) -> None:

@@ -92,6 +92,7 @@ def test_settings_that_change_nothing_computed_before_may_change(tmp_path: Path)
         "--train.checkpoint-every", "3", "--train.keep-checkpoints", "9", "--train.sample-every", "3",
         "--sample.steps", "9", "--sample.batch-size", "3", "--eval.samples", "30", "--eval.every", "5",
         "--metric", "fd=digits-vit", "--solver", "heun", "--guidance.scale", "3",
+        "--guidance.stream-low", "features=0.2",
     )  # fmt: skip
     assert changed(tmp_path, *free) == {}
 

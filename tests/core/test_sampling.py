@@ -40,9 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     questions: list[Asked] = []
     forward = Toy.forward
 
-    def noted(
-        self: Toy, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()
-    ) -> Denoised:
+    def noted(self: Toy, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         questions.append((noisy, times, condition))
         return forward(self, noisy, times, condition, taps)
 

@@ -40,7 +40,7 @@ def asked(ask: Callable[..., Denoised], step: Step) -> Tensor:
     return ask(step.noisy, step.times, step.condition).velocity[IMAGE]
 
 
-# ---------------------------------------------------------------------------------------------------- asking the network
+# --------------------------------------------------------------------------------------------------- asking the network
 
 
 @pytest.mark.parametrize("velocity", [True, False])
@@ -51,7 +51,7 @@ def test_the_network_asked_again_about_the_step_gives_the_same_answer_with_gradi
     assert torch.equal(again.clean[IMAGE], step.denoised.clean[IMAGE])
     assert torch.equal(again.velocity[IMAGE], step.denoised.velocity[IMAGE])
     assert again.taps.keys() == {2}
-    gradients = torch.autograd.grad(again.velocity[IMAGE].sum(), [objective.backbone.gain])
+    gradients = torch.autograd.grad(again.velocity[IMAGE].sum(), [toys.network_of(objective).gain])
     assert gradients[0].abs() > 0
 
 
@@ -176,7 +176,7 @@ def test_a_loss_that_asks_network_and_teacher_trains_the_network_alone() -> None
     objective.teach(ema.averages[0])
     losses = objective(toys.inputs(), toys.draw(objective))
     assert losses["asking"] > 0
-    (gradient,) = torch.autograd.grad(losses["asking"], [objective.backbone.gain])
+    (gradient,) = torch.autograd.grad(losses["asking"], [toys.network_of(objective).gain])
     assert gradient.abs() > 0
 
 
@@ -236,6 +236,13 @@ def test_every_loss_draws_for_itself_and_otherwise_while_it_prepares() -> None:
     assert torch.equal(losses["one.prepared"], losses["two.prepared"])  # both read what the second has drawn
     again = objective(toys.inputs(), toys.draw(objective))
     assert {name: value.item() for name, value in again.items()} == {n: v.item() for n, v in losses.items()}
+
+
+def test_what_a_loss_draws_does_not_depend_on_which_others_there_are() -> None:
+    both, alone = toys.make({"one": Drawing, "two": Drawing}), toys.make({"two": Drawing})
+    losses = [objective(toys.inputs(), toys.draw(objective)) for objective in (both, alone)]
+    for name in ("two.prepared", "two.forward"):
+        assert torch.equal(losses[0][name], losses[1][name])
 
 
 def test_two_shares_of_a_batch_draw_as_the_whole_batch() -> None:
@@ -337,8 +344,14 @@ def test_a_loss_that_reads_features_and_does_not_declare_it_is_named() -> None:
     class Declared(Peeking):
         needs_features: ClassVar[bool] = True
 
-    objective = toys.make({"declared": Declared, "peeking": Peeking}, sources=encoders())
-    with pytest.raises(UserError, match="loss peeking reads encoder features and does not declare needs_features"):
-        objective(toys.inputs(), toys.draw(objective))
+    class Early(Square):
+        def prepare(self, step: Step) -> Step:
+            assert step.features()
+            return step
+
+    for name, loss in (("peeking", Peeking), ("early", Early)):
+        objective = toys.make({"declared": Declared, name: loss}, sources=encoders())
+        with pytest.raises(UserError, match=f"loss {name} reads encoder features and does not declare needs_features"):
+            objective(toys.inputs(), toys.draw(objective))
     honest = toys.make({"declared": Declared}, sources=encoders())
     assert "declared.peek" in honest(toys.inputs(), toys.draw(honest))

@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 from toy_plugin.losses import Square
-from toy_plugin.networks import Toy
+from toy_plugin.networks import Doubled, Toy
 
 from vco.api import IMAGE, Condition, Denoised, Step, Streams, Times
 from vco.cli import main_run
@@ -31,7 +31,8 @@ WAYS = {
     "a loss that draws from the ambient generator": (*ODD, "--loss", "restless"),
     "two optimizers and a falling rate": ("--optimizer", "muon", "--train.schedule", "cosine"),
     "a teacher, a codec and a network that draw, times of tokens": (
-        *tiny.TOY, "--backbone.tosses", "3", "--codec", "doubled", "--process", "toy-tokens", "--loss", "asking,drawing",
+        *tiny.TOY, "--backbone.tosses", "3", "--codec", "doubled", "--process", "toy-tokens",
+        "--loss", "asking,drawing",
     ),
 }  # fmt: skip
 
@@ -166,6 +167,31 @@ def test_what_travels_with_the_images_reaches_network_and_losses(
     options = (*tiny.TOY, "--data", "captioned", "--loss", "square", "--train.accumulation", "2")
     tiny.train(tmp_path, *options)
     assert len(heard) == 2 * tiny.STEPS
+
+
+def test_a_codec_draws_for_every_visit_of_an_image_and_the_same_however_batches_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[int, list[list[float]]] = {}
+    encode = Doubled.encode
+
+    def noted(self: Doubled, images: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        for image, rows in zip(images, noise, strict=True):
+            index = round((image[0, 0, 0].item() + 1) * 127.5 / 6)  # image i is filled with 6 i
+            drawn.setdefault(index, []).append(rows.flatten().tolist())
+        return encode(self, images, noise)
+
+    monkeypatch.setattr(Doubled, "encode", noted)
+    options = (*tiny.TOY, "--data", "captioned", "--codec", "doubled", "--loss", "none", "--train.samples-per-class",
+               "0", "--train.steps", "4")  # fmt: skip
+    tiny.train(tmp_path / "whole", *options)  # 40 images in batches of 20: every image twice
+    whole = dict(drawn)
+    drawn.clear()
+    tiny.train(tmp_path / "parts", *options, "--train.accumulation", "2")
+    assert drawn == whole
+    assert {len(visits) for visits in whole.values()} == {2}
+    assert len({tuple(visit) for visits in whole.values() for visit in visits}) == 80
 
 
 def test_the_weights_trained_are_never_those_of_an_average(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from toy_plugin.networks import Doubled, Toy
+from toy_plugin.networks import Toy
 from toy_plugin.sampling import Branches, Tokens
 
 from vco.api import (
@@ -82,6 +82,12 @@ def make(
         specs=streams,
         stream_weights=stream_weights or {},
     )
+
+
+def network_of(objective: Objective) -> Toy:
+    """Its network."""
+    assert isinstance(objective.backbone, Toy)
+    return objective.backbone
 
 
 def inputs(rows: Sequence[int] = range(4), **changes: Any) -> Inputs:

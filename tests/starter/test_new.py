@@ -102,7 +102,7 @@ REFUSED = {
     "an unknown kind": (["los", "mine"], ["'los'", "did you mean 'loss'?", ", ".join(SECTIONS)]),
     "another spelling": (["loss", "My_Loss"], ["'My_Loss'", "is not kebab-case, as in 'my-name'"]),
     "a path": (["loss", "../mine"], ["'../mine'", "is not kebab-case"]),
-    "what means none": (["loss", "none"], ["'none'", "stands for no loss at all"]),
+    "what means none": (["loss", "none"], ["'none'", "stands for nothing chosen"]),
     "a built-in": (["loss", "repa"], ["'repa'", "vco 0.1.0 (entry point builtins) has one of this name"]),
     "a plugin": (["loss", "builtins"], ["'builtins'", "there is a plugin of this name"]),
     "vco": (["loss", "vco"], ["'vco'", "there is a plugin of this name"]),

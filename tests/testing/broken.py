@@ -312,7 +312,11 @@ MORE: Final[list[tuple[str, Mistake]]] = [
             "self.unused = nn.Parameter(torch.ones(1))\n        self.layer = nn.Linear(",
         ),
     ),
-    ("gradients-reach-its-weights", Mistake("Bend", "self.power.abs()", "self.power.detach().abs()")),
+    (
+        "gradients-reach-its-weights",
+        Mistake("Bend", "self.power = ", "self.unused = nn.Parameter(torch.ones(1))\n        self.power = "),
+    ),
+    ("losses-are-scalars", Mistake("Bend", "(self.power - 1).square()", "(times[IMAGE] - 1).square()")),
     (
         "reads-the-encoder-that-is-named",
         Mistake("Lens", "chosen_features(setting.features, config.features)", 'chosen_features(setting.features, "")'),

@@ -453,6 +453,9 @@ class Bend(Process):
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         return {name: (self.bent(t) if name == IMAGE else t).detach().clone() for name in self.streams}
 
+    def losses(self, times: Times, denoised: Denoised) -> Mapping[str, Tensor]:
+        return {"bend": (self.power - 1).square()}
+
 
 class Leap(Process):
     """From noise to data in one step, for which training always begins with noise."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -111,7 +112,7 @@ def test_what_options_of_guidance_mean_is_found_by_what_they_do(
     words |= {f"config.{old}": f"config.{new}" for old, new in (("low", "since"), ("high", "until"), ("drop", "share"))}
     words |= {"        low:": "        since:", "        high:": "        until:", "        drop:": "        share:"}
     guide = rewritten("Guide", words, tmp_path, monkeypatch)
-    case = case_of(guide)(subject=guide, config=first_settings(guide), sizes=FIXED[0])
+    case: Any = case_of(guide)(subject=guide, config=first_settings(guide), sizes=FIXED[0])
     meaning = meaning_of(case)
     assert (meaning.scales, meaning.lower, meaning.upper, meaning.shares) == (["push"], ["since"], ["until"], ["share"])
     for law in ("scale-1-is-conditional", "interval-is-respected", "shares-are-kept"):

@@ -1,4 +1,4 @@
-"""The codec `my-codec`: what stream is denoised in the place of the images, and how images are made of it again.
+"""The codec `my-codec`: what is denoised in the place of images, and how images are made of it again.
 
 The contract is `vco.api.Codec`. Most codecs are trained autoencoders: they read their weights in `load`, and say in
 `check` which file is missing. This one is a formula.

@@ -54,7 +54,7 @@ class MyMetric(Metric):
         """The score of all images, with what it depends on beside them."""
         generated, real = self.counts.int().tolist()
         if not (generated and real):
-            raise UserError(f"my-metric compares {generated} generated with {real} real images: set --eval.samples")
+            raise UserError(f"{generated} generated and {real} real images cannot be compared: set --eval.samples")
         means = self.sums / self.counts[:, None]
         distance = (means[0] - means[1]).norm().item()
         return Score(

@@ -16,7 +16,7 @@ from vco.api import Optimizer, OptimizerSetting, ParameterGroup
 class MyOptimizer(Optimizer):
     """Every weight moves by the sign of its averaged gradient, so that all move by the learning rate [Lion].
 
-    Source: Chen et al. (arXiv 2302.06675).
+    Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms.
     """
 
     @attrs.frozen(kw_only=True)

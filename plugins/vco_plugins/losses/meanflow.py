@@ -44,7 +44,7 @@ class MeanFlow(Loss):
     shows progress.
 
     Source: Mean Flows for One-step Generative Modeling (arXiv 2505.13447); pixel MeanFlow (arXiv 2601.22158) for
-        networks that predict clean images, and for the law of times. That streams move together is ours.
+        networks that predict clean images. That streams move together is ours.
     """
 
     needs_features: ClassVar[bool] = False
@@ -64,14 +64,14 @@ class MeanFlow(Loss):
         """Guided only where t is at least this, in [0, 1); 0 is noise (MeanFlow: L 0.2)."""
         guided_high: float = attrs.field(default=1.0, validator=[le(1.0), _above_low])
         """Guided only where t is at most this, in (guided_low, 1]; 1 is data."""
-        mean: float = -0.8
-        """Mean of the logit of the times drawn; below 0 there is more noise than data (MeanFlow on latents: 0.4)."""
-        std: float = attrs.field(default=0.8, validator=gt(0.0))
-        """Standard deviation of the logit of the times drawn, above 0 (MeanFlow on latents: 1)."""
-        instants: float = attrs.field(default=0.5, validator=and_(ge(0.0), le(1.0)))
-        """Probability of q = t, so that a sample learns the velocity at one time; in [0, 1] (MeanFlow: 0.75)."""
-        instant_time: Literal["draw", "minimum"] = attrs.field(default="draw", validator=in_(("draw", "minimum")))
-        """t of the samples with q = t: a single draw (pixel MeanFlow), or the smaller of two (MeanFlow)."""
+        mean: float = 0.4
+        """Mean of the logit of the times drawn; below 0 there is more noise than data (pixel MeanFlow: -0.8)."""
+        std: float = attrs.field(default=1.0, validator=gt(0.0))
+        """Standard deviation of the logit of the times drawn, above 0 (pixel MeanFlow: 0.8)."""
+        instants: float = attrs.field(default=0.75, validator=and_(ge(0.0), le(1.0)))
+        """Probability of q = t, so that a sample learns the velocity at one time; in [0, 1] (pixel MeanFlow: 0.5)."""
+        instant_time: Literal["minimum", "draw"] = attrs.field(default="minimum", validator=in_(("minimum", "draw")))
+        """t of the samples with q = t: the smaller of two draws (MeanFlow), or a single one (pixel MeanFlow)."""
         null_gaps: bool = True
         """Whether samples without label may have q > t; in the published code they have not."""
         power: float = attrs.field(default=1.0, validator=and_(ge(0.0), le(1.0)))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vco.api import IMAGE, Denoised, Process, ProcessSetting, Times
-from vco_plugins.times import LogitNormalConfig, grid, other_streams, uniform
+from vco_plugins.times import LogitNormalConfig, grid, logit_normal, other_streams, uniform
 
 
 def _one_for_each_power(config: Any, attribute: "attrs.Attribute[Any]", value: tuple[float, ...]) -> None:
@@ -26,11 +26,14 @@ class Learned(Process):
     with positive weights w_j that sum to 1: a convex curve, so that the image stays behind. The weights are trained for
     `learn_steps` steps and then stand still. Streams other than image and features count as features.
 
-    In training u is uniform. Factors of the loss, density(t) * dt/du for the image and density(u) for the features, see
-    to it that each stream's own times count as if they were drawn by `law`, whatever the curve. No gradient flows
-    through the factors unless they are `attached`: the curve learns from what the network makes of the noisy streams
-    and the times. The kinetic term adds kinetic * mean |dt/du * v|^2 for the image's predicted velocity v, and keeps
-    the curve from becoming steep; it teaches the curve alone.
+    Each stream's own times count in the loss as if they were drawn by `law`, whatever the curve. In training they are
+    for one stream, drawn at random for every sample, and factors of the loss make up for the other: density(u) for the
+    features and density(t) * dt/du for the image, over the mean of both. While the image keeps up, all factors are 1.
+
+    The curve learns from what the network makes of the noisy streams and the times and, while the factors are
+    `attached`, through them too. Only then is its gradient that of the loss: without, a curve also moves to where times
+    cost less, and wants the kinetic term, which adds kinetic * mean |dt/du * v|^2 for the image's predicted velocity v
+    and keeps the curve from becoming steep. It teaches the curve alone.
 
     Wants a backbone that is told both times (--backbone.time-embedding separate).
 
@@ -60,10 +63,10 @@ class Learned(Process):
         """Steps after which the curve stands still (published: 10,000); 0 keeps the shares."""
         rate: float = attrs.field(default=1.0, validator=gt(0.0))
         """Learning rate of the curve over that of the network, above 0."""
-        attached: bool = False
-        """Whether gradients flow through the factors of the loss too."""
+        attached: bool = True
+        """Whether gradients flow through the factors of the loss too (the authors are said to detach them)."""
         kinetic: float = attrs.field(default=0.0, validator=ge(0.0))
-        """Weight of the kinetic term, at least 0."""
+        """Weight of the kinetic term, at least 0 (the published weight is not known)."""
 
     config: Config
 
@@ -74,7 +77,10 @@ class Learned(Process):
         self.theta = nn.Parameter(torch.tensor(config.shares).log(), requires_grad=config.learn_steps > 0)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
-        return self._at(uniform(batch, generator))
+        uniformly, config = self.config.law == "uniform", self.config
+        t = uniform(batch, generator) if uniformly else logit_normal(batch, config.mean, config.std, generator)
+        of_image = uniform(batch, generator) <= 0.5
+        return self._at(torch.where(of_image, self._clock(t), t))
 
     def path(self, steps: int) -> Times:
         with torch.no_grad():
@@ -83,9 +89,15 @@ class Learned(Process):
         return times
 
     def weight(self, times: Times) -> Times:
+        counts = self.counts(times)
+        drawn = (counts[IMAGE].detach() + counts[self.others[0]]) / 2
+        weights = {name: count / drawn.clamp(min=1e-12) for name, count in counts.items()}
+        return weights if self.config.attached else {name: weight.detach() for name, weight in weights.items()}
+
+    def counts(self, times: Times) -> Times:
+        """How much each stream's times count, as a density along the clock: its integral over the clock is 1."""
         clock = times[self.others[0]]
         image = self._density(times[IMAGE]) * self.pace(clock)
-        image = image if self.config.attached else image.detach()
         return {IMAGE: image, **dict.fromkeys(self.others, self._density(clock))}
 
     def losses(self, times: Times, denoised: Denoised) -> Mapping[str, Float[Tensor, ""]]:
@@ -112,6 +124,16 @@ class Learned(Process):
         shares, powers = self._mixture(clock)
         image = (shares * clock[:, None] ** powers).sum(1).clamp(max=1)
         return {IMAGE: image, **dict.fromkeys(self.others, clock)}
+
+    @torch.no_grad()
+    def _clock(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The time of the clock at which the image has a time, by halving."""
+        low, high = torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)
+        for _ in range(40):
+            middle = (low + high) / 2
+            before = self._at(middle)[IMAGE] < t
+            low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+        return high.to(t.dtype)
 
     def _mixture(self, clock: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and powers, where the clock is and of its kind."""

@@ -4,6 +4,7 @@ from vco import hookimpl
 
 vco_api = 2
 
+
 @hookimpl
 def vco_codecs() -> dict[str, str]:
     return {"pixels": "fake_plugin.parts:Plain", "folded": "fake_plugin.parts:Folded"}

@@ -2,7 +2,6 @@
 
 from vco import hookimpl
 
-
 vco_api = 2
 
 

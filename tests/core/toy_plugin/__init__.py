@@ -1,4 +1,4 @@
-"""A plugin of components that are as small as the contracts allow, so that a test can work out their numbers by hand."""
+"""Components as small as the contracts allow, so that a test can work out their numbers by hand."""
 
 from vco import hookimpl
 

@@ -10,7 +10,7 @@ from vco.randomness import RowGenerator, noise
 from vco.testing.law import does_not_apply, law, require
 from vco.testing.laws.backbone_taps import require_valid_tap
 from vco.testing.laws.backbones import CLASSES, BackboneCase, predicted
-from vco.testing.tensors import clone, distance, leaves, require_same, row_of
+from vco.testing.tensors import clone, distance, leaves, require_same, row_of, with_rows
 from vco.testing.toy_run import EndOfStepLoss, PredictedImageLoss, TapLoss, TeacherLoss, training_objective
 
 
@@ -52,9 +52,11 @@ def draws_decide_in_training(case: BackboneCase) -> None:
     ]
     require(moved, "other draws change no prediction, so that it need not declare any")
     batch = case.sizes.batch
-    mixed = {name: torch.cat([x[:1], other["draws"][name][1:]]) for name, x in inputs["draws"].items()}
-    alone = _seeded(case, component, inputs | {"draws": mixed})
-    require_same(row_of(first, 0, batch), row_of(alone, 0, batch), "row 0 changes with the draws of other rows")
+    for row in {0, batch - 1}:
+        kept = torch.arange(batch) != row
+        mixed = inputs | {"draws": with_rows(inputs["draws"], other["draws"], kept)}
+        ones, others = row_of(first, row, batch), row_of(_seeded(case, component, mixed), row, batch)
+        require_same(ones, others, f"row {row} changes with the draws of other rows", 1e-4)
     for mode in (False, True):
         component.train(mode)
         ones, others = (_seeded(case, component, inputs | {"draws": {}}, seed) for seed in (0, 1))
