@@ -12,7 +12,7 @@ from vco.cli import main_run
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
 TINY = (
-    "--backbone.width 16 --backbone.depth 3 --backbone.heads 2 --backbone.bottleneck 8 --backbone.context-start 1 "
+    "--backbone.width 16 --backbone.depth 4 --backbone.heads 2 --backbone.bottleneck 8 --backbone.context-start 1 "
     "--train.steps 2 --train.batch-size 20 --train.samples-per-class 2 --train.fit-samples 80 --train.log-every 1 "
     "--sample.steps 2 --sample.grid-rows 1 --eval.samples 10"
 )
