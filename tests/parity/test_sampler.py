@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from parity.golden_objective import objective, specs_of
 from parity.goldens import assert_close, load_backbone, load_golden, thinned
-from parity.objectives import objective, specs_of
 
 from vco.api import FEATURES, IMAGE, GuidanceSetting, ProcessSetting, SolverSetting
 from vco.sampling.velocity import GuidedVelocity

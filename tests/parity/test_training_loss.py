@@ -1,8 +1,8 @@
 """The training loss against the published code: given times, noises and dropped rows."""
 
 import torch
+from parity.golden_objective import objective, specs_of
 from parity.goldens import assert_close, load_backbone, load_golden
-from parity.objectives import objective, specs_of
 from parity.official_names import translate
 from torch import Tensor
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from environments import Shell
 
+import vco
 from vco import starter
 from vco.cli import main_vco
 from vco.kinds import SECTIONS, Kind
@@ -103,7 +104,7 @@ REFUSED = {
     "another spelling": (["loss", "My_Loss"], ["'My_Loss'", "is not kebab-case, as in 'my-name'"]),
     "a path": (["loss", "../mine"], ["'../mine'", "is not kebab-case"]),
     "what means none": (["loss", "none"], ["'none'", "stands for nothing chosen"]),
-    "a built-in": (["loss", "repa"], ["'repa'", "vco 0.1.0 (entry point builtins) has one of this name"]),
+    "a built-in": (["loss", "repa"], ["'repa'", f"vco {vco.__version__} (entry point builtins) has one of this name"]),
     "a plugin": (["loss", "builtins"], ["'builtins'", "there is a plugin of this name"]),
     "vco": (["loss", "vco"], ["'vco'", "there is a plugin of this name"]),
     "an installed module": (["loss", "plugins"], ["'plugins'", "vco_plugins would hide that of", "__init__.py"]),

@@ -8,12 +8,12 @@ import pytest
 from subjects import law_named, subject
 
 from vco.api import FeatureSpec, StreamSpec, UserError
-from vco.testing.command import settings_from
 from vco.testing.examine import case_of, examine, first_settings
 from vco.testing.law import ViolationError
 from vco.testing.shapes import read_shapes
 from vco.testing.sizes import FIXED
 from vco.testing.subject import Subject
+from vco.testing.table import settings_from
 
 
 def given(of: Subject, **shapes: str) -> Subject:

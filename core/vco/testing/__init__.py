@@ -13,6 +13,18 @@ Or without pytest: `vco check my_plugin`. What each law says is the docstring of
 lists all of them and what they cannot see.
 """
 
-from vco.testing.parametrise import Check, contract_checks
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vco.testing.parametrise import Check as Check
+    from vco.testing.parametrise import contract_checks as contract_checks
 
 __all__ = ["Check", "contract_checks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # imports torch, which `vco check --help` need not wait for
+        from vco.testing import parametrise
+
+        return getattr(parametrise, name)
+    raise AttributeError(f"module 'vco.testing' has no attribute {name!r}")
