@@ -1,66 +1,72 @@
-"""The two commands and their exit codes: `vco-run` does the main job, `vco` holds the other verbs."""
+"""The two commands and their exit codes: `vco-run` trains, samples and evaluates; `vco` holds the other verbs."""
 
 import argparse
 import errno
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from vco.errors import SingleProcessError, TrainingStoppedError, UserError
 from vco.plugins.discovery import describe, load_catalog
 
+VERBS: Final = {  # verb -> (module with its `main`, what it does)
+    "check": ("vco.testing.command", "check that a plugin keeps the contracts of vco.api, law by law"),
+    "new": ("vco.starter.command", "write a plugin package to begin with, which passes and runs at once"),
+}
+
 
 def main_vco(argv: Sequence[str] | None = None) -> int:
     """The command `vco`, whose verbs have their options in modules of their own; exits as `main_run` does."""
-    parser = argparse.ArgumentParser(prog="vco", description="Look at what vco offers; `vco-run` is the main job.")
+    parser = argparse.ArgumentParser(prog="vco", description="Everything but training, which `vco-run` does.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     plugins = verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
     plugins.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="a plugin to leave out")
-    verbs.add_parser("check", help="check that a plugin keeps the contracts of vco.api, law by law", add_help=False)
-    verbs.add_parser("new", help="write a plugin package to begin with, which passes and runs at once", add_help=False)
+    for verb, (_, text) in VERBS.items():
+        verbs.add_parser(verb, help=text, add_help=False)
     args, rest = parser.parse_known_args(argv)
-    try:
-        if args.verb == "plugins":  # parsed again, as there is no other parser that would refuse the rest
-            print(describe(load_catalog(without=parser.parse_args(argv).no_plugin)), flush=True)
-            return 0
-        if args.verb == "check":
-            from vco.testing.command import main
-        else:
-            from vco.starter.command import main
-        return main(rest)
-    except UserError as error:
-        print("\n".join(f"vco: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return error.status
-    except BrokenPipeError:  # as in `vco plugins | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if args.verb == "plugins":  # parsed again, as there is no other parser that would refuse the rest
+        return _told(lambda: _list_plugins(parser.parse_args(argv).no_plugin), "vco")
+    return _told(lambda: importlib.import_module(VERBS[args.verb][0]).main(rest), f"vco {args.verb}")
+
+
+def _list_plugins(without: Sequence[str]) -> int:
+    print(describe(load_catalog(without=without)), flush=True)
+    return 0
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
     """The command `vco-run`; exits with 0 done, 1 training failed, 2 the user's mistake, 128 + n on signal n."""
+    return _told(lambda: _run(sys.argv[1:] if argv is None else argv), "vco-run")
+
+
+def _told(work: Callable[[], int], command: str) -> int:
+    """Does the work of a command; what the user can put right ends it with a sentence and an exit status."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return work()
     except UserError as error:
-        return _say(str(error), error.status, alone=isinstance(error, SingleProcessError))
-    except BrokenPipeError:  # the reader of our output has left
+        return _say(command, str(error), error.status, alone=isinstance(error, SingleProcessError))
+    except BrokenPipeError:  # the reader of our output has left, as in `vco plugins | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, or a file of the run folder that is not what it should be
+    except OSError as error:  # a full disk, or a file that is not what it should be
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _say(f"{error}; put that right, then the same command goes on", TrainingStoppedError.status, alone=True)
+        sentence = f"{error}; put that right, then the same command goes on"
+        return _say(command, sentence, TrainingStoppedError.status, alone=True)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from there", 130)
+        return _say(command, "interrupted; the same command goes on from there", 130)
 
 
-def _say(text: str, status: int, alone: bool = False) -> int:
+def _say(command: str, text: str, status: int, alone: bool = False) -> int:
     """Says why a run ends: the first process of a machine for all of them, or one alone with its number."""
     first = not os.environ.get("LOCAL_RANK", "0").strip("0").isdecimal()  # also where it is nonsense
     if alone and "RANK" in os.environ:
         text = f"process {os.environ['RANK']}: {text}"
         print(file=sys.stderr)  # below the progress bar of another process
     if alone or first:
-        print("\n".join(f"vco-run: {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
+        print("\n".join(f"{command}: {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
     return status
 
 

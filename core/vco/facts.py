@@ -19,6 +19,12 @@ class RunFacts:
     """Number of classes."""
     features: Mapping[str, FeatureSpec]
     """Every encoder that the run uses, by its name, in the order of --features."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; empty where nobody has noted them."""
+    class_counts: Mapping[str, tuple[int, ...]] = attrs.field(factory=dict[str, tuple[int, ...]])
+    """Images of each class in "train" and in "test"; empty where nobody has counted them."""
+    contents: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """SHA-256 of what the run was trained on: "data", and every codec and encoder by its place, "features.dinov2"."""
 
     def plain(self) -> dict[str, Any]:
         """As plain data, in the shape of facts.yaml."""
@@ -29,6 +35,9 @@ class RunFacts:
                 {"name": name, "tokens": list(spec.tokens), "grid": list(spec.grid), "pooled": spec.pooled}
                 for name, spec in self.features.items()
             ],
+            "class_names": list(self.class_names),
+            "class_counts": {split: list(counts) for split, counts in self.class_counts.items()},
+            "contents": dict(self.contents),
         }
 
     @classmethod
@@ -48,6 +57,14 @@ class RunFacts:
                 )
                 for item in plain["features"]
             }
-            return cls(image_shape=(channels, height, width), num_classes=int(plain["num_classes"]), features=specs)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            counts = plain.get("class_counts", {}).items()
+            return cls(
+                image_shape=(channels, height, width),
+                num_classes=int(plain["num_classes"]),
+                features=specs,
+                class_names=tuple(map(str, plain.get("class_names", ()))),
+                class_counts={str(split): tuple(map(int, of)) for split, of in counts},
+                contents={str(place): str(digest) for place, digest in plain.get("contents", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise UserError(f"it is not what vco wrote ({type(error).__name__}: {error})") from error

@@ -1,6 +1,7 @@
 """The folder of a run: where everything lies, who may write to it, and whether it holds the run that is asked for."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -96,15 +97,19 @@ class RunFolder:
             return None
         return found if isinstance(found, dict) else None
 
-    def read_config(self, catalog: Catalog) -> RunConfig:
+    def read_config(self, catalog: Catalog, options: Sequence[str] = ()) -> RunConfig:
         """The settings that the folder was made with; options that are new since then have their defaults.
+
+        Args:
+            catalog: the plugins on offer.
+            options: arguments of `vco-run` to set on top of them.
 
         Raises:
             UserError: if there is no configuration in it, or one that this version cannot use.
         """
         if not self.config.is_file():
             raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
-        return resolve(parse(["--config", str(self.config)]), catalog).config
+        return resolve(parse(["--config", str(self.config), *options]), catalog).config
 
     def read_facts(self) -> RunFacts:
         """What the run's data set and encoders look like.

@@ -10,9 +10,9 @@ from vco.config.resolve import Invocation
 from vco.distributed import connect_processes, errors_shared, process_count
 from vco.errors import UserError
 from vco.evaluation.evaluate import evaluated_step, write_results
-from vco.evaluation.report import write_report
 from vco.folder import RunFolder
 from vco.opened_run import load_weak
+from vco.reporting.report import write_report
 from vco.run import Run, assemble
 from vco.training.loop import Training
 

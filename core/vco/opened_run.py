@@ -13,7 +13,7 @@ from torch import Tensor
 from vco.api import FeatureSource, GuidanceSetting
 from vco.config.settings import RunConfig
 from vco.errors import UserError
-from vco.folder import RunFolder
+from vco.folder import RunFolder, differences
 from vco.objective import Objective
 from vco.plugins.discovery import load_catalog
 from vco.plugins.registry import Catalog
@@ -30,11 +30,30 @@ class OpenedRun:
     catalog: Catalog
     """The plugins on offer."""
     device: torch.device | str = "cpu"
+    at_step: int | None = None
+    """Which checkpoint; None is the newest."""
+    ema: int | None = 0
+    """Which running average of the weights; None is the last weights themselves."""
+    options: Sequence[str] = ()
+    """Options of `vco-run` that act in sampling alone, set anew."""
 
     @cached_property
     def config(self) -> RunConfig:
-        """The settings that the run was trained with."""
-        return self.folder.read_config(self.catalog)
+        """The settings that the run was trained with, but for those that were set anew for sampling.
+
+        Raises:
+            UserError: if an option was set anew that training depends on, or that does not exist.
+        """
+        trained = self.folder.read_config(self.catalog)
+        if not self.options:
+            return trained
+        config = self.folder.read_config(self.catalog, self.options)
+        if changed := [key for key in differences(trained, config)]:
+            raise UserError(
+                f"{', '.join(changed)} cannot be changed after training; only options that act in sampling alone can, "
+                "such as --sample.steps, --solver or --guidance.scale"
+            )
+        return config
 
     @cached_property
     def run(self) -> Run:
@@ -58,22 +77,26 @@ class OpenedRun:
 
     @cached_property
     def step(self) -> int:
-        """Optimizer steps done at the newest checkpoint."""
-        return self._newest.step
+        """Optimizer steps done at the checkpoint that was opened."""
+        return self._checkpoint.step
+
+    @cached_property
+    def ema_decay(self) -> float | None:
+        """Decay rate of the average that `model` holds; None if it holds the last weights."""
+        return self._checkpoint.state["ema_decays"][int(self._weights[4:])] if self._weights != "model" else None
 
     @cached_property
     def model(self) -> Objective:
-        """The trained networks with the weights of the first EMA (the last weights, if the run kept no average).
+        """The trained networks with the weights of the chosen average; `model.backbone` is the network that denoises.
 
-        `model.backbone` is the network that denoises.
+        A run that keeps no average has its last weights here.
         """
-        model, newest = self.run.objective, self._newest
-        state = newest.tensors.get("ema-0", newest.tensors["model"])
+        model, saved = self.run.objective, self._checkpoint
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(saved.tensors[self._weights])
         except RuntimeError as error:
             raise UserError(
-                f"the checkpoint of step {newest.step} in {self.folder.path} holds other components than its "
+                f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than its "
                 "config.yaml says; restore the file that it was trained with"
             ) from error
         return model.to(self.device).eval().requires_grad_(False)
@@ -115,11 +138,24 @@ class OpenedRun:
         return torch.cat(batches)
 
     @cached_property
-    def _newest(self) -> checkpoint.Checkpoint:
+    def _checkpoint(self) -> checkpoint.Checkpoint:
+        if self.at_step is not None:
+            return checkpoint.load_step(self.folder.checkpoints, self.at_step)
         newest = checkpoint.load_newest(self.folder.checkpoints, print)
         if newest is None:
             raise UserError(f"the run in {self.folder.path} has no checkpoint yet; let it train first")
         return newest
+
+    @cached_property
+    def _weights(self) -> str:
+        """Name of the weights in the checkpoint."""
+        averages = self._checkpoint.state["ema_decays"]
+        if self.ema is None or (self.ema == 0 and not averages):
+            return "model"
+        if not 0 <= self.ema < len(averages):
+            kept = ", ".join(f"{number} (decay {decay})" for number, decay in enumerate(averages)) or "none"
+            raise UserError(f"the run in {self.folder.path} has no running average number {self.ema}; it has {kept}")
+        return f"ema-{self.ema}"
 
     def _guided(self, scale: float) -> Objective:
         """The model with another guidance scale; everything else is shared."""
@@ -138,18 +174,29 @@ class OpenedRun:
         return model
 
 
-def open_run(folder: str | Path, *, device: torch.device | str = "cpu", catalog: Catalog | None = None) -> OpenedRun:
+def open_run(
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    ema: int | None = 0,
+    options: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    catalog: Catalog | None = None,
+) -> OpenedRun:
     """Opens the folder of a run; its data set and its encoders need not be there.
 
     Args:
         folder: the run folder.
+        step: which checkpoint; by default the newest.
+        ema: which running average of the weights, from 0; None takes the last weights themselves.
+        options: options of `vco-run` that act in sampling alone, set anew, as in ["--guidance.low", "0.2"].
         device: where its networks go.
         catalog: plugins on offer; by default those that are installed.
 
     Raises:
         UserError: if it is not the folder of a run.
     """
-    opened = OpenedRun(RunFolder(Path(folder)), catalog or load_catalog(), device)
+    opened = OpenedRun(RunFolder(Path(folder)), catalog or load_catalog(), device, step, ema, tuple(options))
     if not opened.folder.config.is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
     return opened

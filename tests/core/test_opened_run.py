@@ -285,3 +285,34 @@ def test_the_weak_branch_is_told_the_label_unless_it_is_kept_from_it() -> None:
 
     assert labels(Autoguidance.Config().label) == LABELS.tolist()
     assert labels(False) == [10, 10, 10]
+
+
+# ------------------------------------------------------------------------------- another checkpoint, average or option
+
+
+def test_another_average_or_the_last_weights_can_be_opened(weak_run: Path) -> None:
+    saved = tiny.tensors(weak_run)
+    for ema, stem in ((1, "ema-1"), (None, "model")):
+        opened = vco.open_run(weak_run, ema=ema)
+        assert all(torch.equal(value, saved[f"{stem}/{name}"]) for name, value in opened.model.state_dict().items())
+    assert vco.open_run(weak_run, ema=1).ema_decay == vco.open_run(weak_run).config.train.ema_decays[1]
+    assert vco.open_run(weak_run, ema=None).ema_decay is None
+    with pytest.raises(UserError, match=r"has no running average number 2; it has 0 \(decay .*\), 1 \(decay "):
+        _ = vco.open_run(weak_run, ema=2).model
+
+
+def test_an_earlier_checkpoint_can_be_opened(tmp_path: Path) -> None:
+    finish(tmp_path, *tiny.ONE_STREAM, "--train.checkpoint-every", "2", "--train.steps", "4")
+    earlier = vco.open_run(tmp_path, step=2)
+    assert earlier.step == 2
+    saved = tiny.tensors(tmp_path, 2)
+    assert all(torch.equal(value, saved[f"ema-0/{name}"]) for name, value in earlier.model.state_dict().items())
+    with pytest.raises(UserError, match=r"there is no checkpoint of step 3 in .*; there are those of steps 2, 4"):
+        _ = vco.open_run(tmp_path, step=3).model
+
+
+def test_options_of_sampling_can_be_set_anew_and_no_others(weak_run: Path, opened: OpenedRun) -> None:
+    other = vco.open_run(weak_run, options=["--sample.steps", "3", "--guidance.scale", "4"])
+    assert torch.equal(other.sample([1, 2]), opened.sample([1, 2], steps=3, scale=4.0))
+    with pytest.raises(UserError, match=r"backbone\.mlp_ratio, seed cannot be changed after training"):
+        _ = vco.open_run(weak_run, options=["--backbone.mlp-ratio", "2", "--seed", "5"]).config

@@ -1,7 +1,7 @@
 """The contract of data sets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -44,6 +44,10 @@ class Data(Component):
     num_classes: int
     image_shape: tuple[int, int, int]
     """(c, h, w) of every image."""
+
+    def class_names(self) -> Sequence[str]:
+        """Name of each class, in the order of their numbers. Default: the numbers."""
+        return [str(number) for number in range(self.num_classes)]
 
     def check(self) -> None:
         """Raises `UserError` if files it needs are missing, naming the option that says where they are."""

@@ -1,1 +1,1 @@
-"""Scores of a model, and the page that reports them."""
+"""Scores of images, by the metrics of a run."""

@@ -98,6 +98,19 @@ def load_newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | Non
     return None
 
 
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step.
+
+    Raises:
+        UserError: if there is none (those that there are are named), or it is damaged.
+    """
+    path = folder / f"step-{step:08d}"
+    if not path.is_dir():
+        present = ", ".join(str(_step(known)) for known in reversed(_steps(folder))) or "none at all"
+        raise UserError(f"there is no checkpoint of step {step} in {folder}; there are those of steps {present}")
+    return load(path)
+
+
 def load(path: Path) -> Checkpoint:
     """One checkpoint, after checking every byte of it.
 

@@ -1,5 +1,6 @@
 """Images in folders, one folder a class, as ImageNet is usually unpacked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -59,6 +60,11 @@ class ImageFolder(Data):
                 f"The training and held-out sets in {self.root} (from --data.root) must have the same class "
                 f"folders; {example!r} is in one of them only."
             )
+
+    def class_names(self) -> Sequence[str]:
+        from torchvision.datasets.folder import find_classes
+
+        return find_classes(self._folder("train"))[0]
 
     def train(self) -> ImageSet:
         return self._images(self._folder("train"), flip=self.flip)
