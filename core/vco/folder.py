@@ -1,15 +1,16 @@
 """The folder of a run: where everything lies, who may write to it, and whether it holds the run that is asked for."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
 import attrs
 import yaml
 
 from vco.config.command_line import parse
-from vco.config.plain import read_plain, sampling_options
+from vco.config.placement import MAY_CHANGE
+from vco.config.plain import locations, read_plain, sampling_options
 from vco.config.resolve import RECORD, Invocation, resolve, to_plain_run
 from vco.config.settings import RunConfig
 from vco.errors import UserError
@@ -17,12 +18,6 @@ from vco.facts import RunFacts
 from vco.plugins.registry import Catalog
 from vco.storage.files import lock, write_atomic
 from vco.storage.metrics_file import read_lines
-
-MAY_CHANGE: Final = (
-    "api", "output_dir", "sample.", "eval.", "metric", "solver.", "train.steps", "train.checkpoint_every",
-    "train.keep_checkpoints", "train.log_every", "train.sample_every", "train.workers", "train.timeout",
-)  # fmt: skip
-"""Settings that may change when a run goes on, because they change nothing that was computed before."""
 
 
 @attrs.frozen
@@ -75,6 +70,16 @@ class RunFolder:
     def samples(self) -> Path:
         """The sample grids."""
         return self.path / "samples"
+
+    @property
+    def sessions(self) -> Path:
+        """How the run was started, a line of JSON for every time that it was begun or went on."""
+        return self.path / "sessions.jsonl"
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything that was trained."""
+        return any(self.checkpoints.glob("step-*"))
 
     def grid(self, step: int) -> Path:
         """The sample grid of a step."""
@@ -135,7 +140,7 @@ class RunFolder:
         """
         held = lock(self.path)
         try:
-            self._refuse_another_run(invocation)
+            self.refuse_another_run(invocation)
         except UserError:
             held.close()
             raise
@@ -147,8 +152,19 @@ class RunFolder:
         write_atomic(self.config, yaml.safe_dump(to_plain_run(invocation.config), sort_keys=False))
         write_atomic(self.plugins, yaml.safe_dump(invocation.catalog.origins()))
 
-    def _refuse_another_run(self, invocation: Invocation) -> None:
-        trained = any(self.checkpoints.glob("step-*"))
+    def begin_session(self, session: Mapping[str, Any]) -> None:
+        """Notes how the run was started this time."""
+        with self.sessions.open("a") as file:
+            file.write(json.dumps(session) + "\n")
+
+    def other_settings(self, invocation: Invocation) -> list[str]:
+        """The options of the command line whose values are not those that the folder has, but for its place."""
+        before, now = (_flat(to_plain_run(run)) for run in (self.read_config(invocation.catalog), invocation.config))
+        return sorted(key for key in now if before.get(key) != now[key] and key != "output_dir")
+
+    def refuse_another_run(self, invocation: Invocation) -> None:
+        """Raises `UserError` if the folder holds another run than the one that is asked for."""
+        trained = self.trained
         if not self.config.exists():
             if trained:
                 raise UserError(f"{self.path} holds checkpoints but no config.yaml; choose another --output-dir")
@@ -161,14 +177,18 @@ class RunFolder:
         changed = differences(before, invocation.config)
         if changed and trained:
             lines = [f"  {key}: {there} there, {here} here" for key, (there, here) in changed.items()]
-            problem = f"{self.path} holds a run with other settings; choose another --output-dir:"
+            problem = f"{self.path} holds a run with other settings; choose another --name or --output-dir:"
             raise UserError("\n".join([problem, *lines]))
 
 
 def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ and which may not change in the midst of one: key -> both values."""
     old, new = _flat(to_plain_run(before)), _flat(to_plain_run(now))
-    free = {f"{part.path}.{name}" for part in now.parts for name in sampling_options(type(part.config))}
+    free = {
+        f"{part.path}.{name}"
+        for part in now.parts
+        for name in sampling_options(type(part.config)) | locations(type(part.config))
+    }
     # a falling learning rate depends on the number of steps at which it arrives
     bound = {"train.steps"} if now.train.schedule != "constant" else set[str]()
     may_change = (*MAY_CHANGE, *(f"{option}." for option in free))  # an option may be a mapping

@@ -1,20 +1,27 @@
 """The main job: train, sample, evaluate and report, in this order, each part only where it is still to be done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import attrs
 from accelerate import Accelerator
 
+from vco import content
 from vco.config.resolve import Invocation
 from vco.distributed import connect_processes, errors_shared, process_count
 from vco.errors import UserError
 from vco.evaluation.evaluate import evaluated_step, write_results
+from vco.facts import RunFacts
 from vco.folder import RunFolder
 from vco.opened_run import load_weak
 from vco.reporting.report import write_report
 from vco.run import Run, assemble
+from vco.sessions import session
 from vco.training.loop import Training
+
+NOT_READY: Final = 3
+"""Exit status of a dry run that found something missing or in the way."""
 
 
 def run_job(invocation: Invocation) -> int:
@@ -26,26 +33,46 @@ def run_job(invocation: Invocation) -> int:
     config = invocation.config
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
     plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=process_count())
-    missing = plan.missing()
+    folder, missing = RunFolder(Path(config.output_dir)), plan.missing()
     if invocation.dry_run:
-        print(describe(invocation, plan, "nothing (dry run)"))
-        for sentence in missing:
-            print(f"to train, still needed: {sentence}")
-        return 0
+        return _say_what_would_be_done(invocation, plan, folder, missing)
     if missing:
         raise UserError("\n".join(missing))
+    if invocation.refresh and not folder.trained:
+        raise UserError(
+            f"--refresh does again what a finished run did, and {folder.path} holds none; leave it out to train one"
+        )
 
-    accelerator, folder, held = connect_processes(config), RunFolder(Path(config.output_dir)), None
+    accelerator, held = connect_processes(config), None
     try:
         with errors_shared():
             held = folder.claim(invocation) if accelerator.is_main_process else None
         if accelerator.is_main_process:
-            print(describe(invocation, plan, str(accelerator.device)), flush=True)
+            print(describe(invocation, plan, _device(accelerator)), flush=True)
         return _work(invocation, accelerator, folder)
     finally:
         if held is not None:
             held.close()
         accelerator.end_training()
+
+
+def _say_what_would_be_done(invocation: Invocation, plan: Run, folder: RunFolder, missing: Sequence[str]) -> int:
+    """The dry run: prints the plan, and what stands in its way; exits with `NOT_READY` if anything does."""
+    print(describe(invocation, plan, "nothing (dry run)"))
+    for sentence in missing:
+        print(f"to train, still needed: {sentence}")
+    try:
+        folder.refuse_another_run(invocation)
+    except UserError as error:
+        print(error)
+        return NOT_READY
+    return NOT_READY if missing else 0
+
+
+def _device(accelerator: Accelerator) -> str:
+    """What the processes run on."""
+    count = accelerator.num_processes
+    return f"{accelerator.device}, {count} process{'es' if count > 1 else ''}"
 
 
 def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -> int:
@@ -54,6 +81,7 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
     with errors_shared():
         run = assemble(invocation.config, invocation.catalog, invocation.origin)
         run.load()
+        run = attrs.evolve(run, facts=_facts(run, folder))
         load_weak(run, invocation.catalog, accelerator.device)
         training = Training(run, accelerator, folder)
         training.begin()
@@ -67,15 +95,47 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
             say(f"resuming after step {training.step} of {steps}")
         if main:
             folder.record(invocation, run.facts)
+            folder.begin_session(session(invocation, accelerator, training.step))
         if stopped := training.train():
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
             return 128 + stopped
-    elif evaluated_step(folder) == steps and folder.report.exists() and not invocation.refresh:
+    elif _is_finished(folder, run, steps) and not invocation.refresh:
         say(f"this run is finished ({steps} steps): see {folder.report}")
+        if ignored := folder.other_settings(invocation):
+            say(f"nothing was done with {', '.join(ignored)}, which differ from before")
         say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
         return 0
     _finish(invocation, training, say)
     return 0
+
+
+def _is_finished(folder: RunFolder, run: Run, steps: int) -> bool:
+    """Whether nothing is left to be done after the last training step."""
+    scored = not run.metrics or evaluated_step(folder) == steps
+    return scored and folder.report.exists()
+
+
+def _facts(run: Run, folder: RunFolder) -> RunFacts:
+    """What is to be known of data and weights later.
+
+    Raises:
+        UserError: if they are not what the run in the folder was trained on.
+    """
+    data = run.data
+    sets = {"train": data.train(), "test": data.test()}
+    trained_on = {path: part for path, part in run.frozen.items() if not path.startswith("metric.")}
+    facts = attrs.evolve(
+        run.facts,
+        class_names=tuple(data.class_names()),
+        class_counts={
+            split: tuple(images.labels.bincount(minlength=data.num_classes).tolist()) for split, images in sets.items()
+        },
+        contents={"data": content.of_data(data)}
+        | {path: content.of_weights(part) for path, part in trained_on.items() if any(True for _ in part.parameters())},
+    )
+    if folder.trained and folder.facts.exists():
+        content.require_equal(folder.read_facts().contents, facts.contents, str(folder.path))
+    return facts
 
 
 def _finish(invocation: Invocation, training: Training, say: Callable[[str], None]) -> None:

@@ -112,7 +112,7 @@ def test_dry_runs_of_the_imagenet_presets_print_their_sizes_and_what_is_missing(
     size: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main_run(["--preset", f"imagenet256-{size}16", "--dry-run"]) == 0
+    assert main_run(["--preset", f"imagenet256-{size}16", "--dry-run"]) == 3
     out = capsys.readouterr().out
     assert f"{PARAMETERS[size]:,} parameters" in out
     assert "still needed: data image-folder: it needs --data.root" in out

@@ -1,4 +1,5 @@
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,47 @@ def test_an_empty_output_folder_means_the_usual_one() -> None:
 
 def test_without_a_preset_the_run_folder_is_named_after_the_data(write: Write) -> None:
     file = write(yaml.safe_dump(to_plain_run(attrs.evolve(run().config, output_dir=""))))
-    assert run("--config", file).config.output_dir == "runs/dots-net-none-near"
+    assert run("--config", file).config.output_dir == f"runs/dots-net-none-near-{Path(file).stem}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "more"),
+    [(("--seed", "3"), "-seed=3"), (("--loss", "near=2", "--train.batch-size", "8"), "-weight=2,batch-size=8"),
+     (("--train.steps", "9", "--sample.steps", "3", "--mixed-precision", "fp32"), ""),
+     (("--from", "runs/other@20"), "-start-from=runs_other_20"), (("--backbone", "net"), "")],
+)  # fmt: skip
+def test_options_that_make_another_run_stand_in_the_name_of_its_folder(argv: tuple[str, ...], more: str) -> None:
+    assert run(*argv).config.output_dir == f"runs/digits-net-none-near{more}"
+
+
+def test_many_options_stand_as_a_hash_in_the_name() -> None:
+    argv = (
+        "--train.ema-decays",
+        "0.9,0.99,0.999",
+        "--train.batch-size",
+        "60",
+        "--train.fit-samples",
+        "12345",
+        "--train.warmup-steps",
+        "3",
+    )
+    first, again, other = (run(*argv, *more).config.output_dir for more in ((), (), ("--seed", "1")))
+    assert first == again != other
+    assert re.fullmatch(r"runs/digits-net-none-near-[0-9a-f]{8}", first)
+
+
+def test_a_name_is_a_folder_among_the_runs() -> None:
+    assert run("--name", "first-try", "--seed", "4").config.output_dir == "runs/first-try"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [(("--name", "a", "--output-dir", "b"), "a run has one folder"), (("--name", ".."), "--name needs a name"),
+     (("--name", "a", "--name", "b"), "a run has one folder")],
+)  # fmt: skip
+def test_a_name_that_cannot_be_is_refused(argv: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        run(*argv)
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
@@ -234,7 +275,8 @@ def test_mistakes_about_losses(argv: tuple[str, ...], message: str) -> None:
         (("--seed", "--dry-run"), "--seed needs a value"),
         (("--dry-rum",), "--dry-rum needs a value; did you mean 'dry_run'?"),
         (("--dry-run=false",), "--dry-run takes no value"),
-        (("digits",), "unexpected argument 'digits': options are written --option value"),
+        (("digits",), "'digits' is not the folder of a run (it has no config.yaml); name one to go on with it, or begin "
+         "a new run with options alone, which are written --option value"),
         (("-x",), "unexpected argument '-x': options are written --option value"),
         (("--",), "unexpected argument '--': options are written --option value"),
         (("--plugin", "fake_nowhere"),
@@ -251,7 +293,7 @@ def test_the_mistakes_of_all_sections_and_layers_are_reported_at_once(write: Wri
     lines = errors("--preset", "digits", "--config", file, "--backbone.depth", "0", "--seed", "-1", "stray", "--x", "1")
     assert len(lines) == 9
     for fragment in (
-        "unexpected argument 'stray'",
+        "'stray' is not the folder of a run",
         f"sample: expected a mapping of options, got 3 (from {file})",
         f"loss: expected names, or mappings with a name, got {{'weight': 1}} (from {file})",
         f"trian: unknown option (from {file})",

@@ -125,7 +125,7 @@ def test_the_number_of_steps_is_bound_where_the_learning_rate_falls_to_the_last_
     capsys.readouterr()
     assert main_run(tiny.argv(tmp_path, "--train.steps", "4", *falling)) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"vco-run: {tmp_path} holds a run with other settings; choose another --output-dir:",
+        f"vco-run: {tmp_path} holds a run with other settings; choose another --name or --output-dir:",
         "vco-run:   train.steps: 2 there, 4 here",
     ]
 

@@ -13,7 +13,11 @@ class Component(ABC):
 
     @attrs.frozen(kw_only=True)
     class Config:
-        """What a user may set; field metadata {"sampling": True} says: acts in sampling alone, free after training."""
+        """What a user may set.
+
+        Field metadata {"sampling": True} says: acts in sampling alone, free after training. {"location": True} says:
+        where files lie, which may change when a run goes on; what they hold is compared.
+        """
 
     config: Any
 

@@ -20,9 +20,13 @@ GROUPS: Final[dict[str, type[Any]]] = {"train": TrainConfig, "sample": SampleCon
 SCALARS: Final = [field.name for field in attrs.fields(RunConfig) if field.name not in {*GROUPS, "parts"}]
 """Settings of the core that belong to no section."""
 DEFAULT_PRESET: Final = "digits"
+SHORT: Final = {"from": "start_from"}
+"""Option -> the setting that it is short for."""
 FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no value
     "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none with a --config]; of several the last wins"),
     "config": ("FILE", "YAML file on top of the preset, such as a run's config.yaml; of several the last wins"),
+    "resume": ("RUN", "go on with the run in this folder, wherever it lies; the same as the folder alone"),
+    "name": ("NAME", "run folder runs/NAME"),
     "plugin": ("MODULE", "plugin module that is not installed; may be repeated"),
     "no_plugin": ("NAME", "installed plugin (distribution, entry point or module) to leave out; may be repeated"),
     "dry_run": ("", "check everything, say what would be done, and stop"),
@@ -53,13 +57,17 @@ def parse(argv: Sequence[str]) -> CommandLine:
         option, equals, value = rest.pop(0).partition("=")
         option = "--help" if option == "-h" else option
         section, *path = option[2:].replace("-", "_").split(".")
+        section = SHORT.get(section, section)
+        if not option.startswith("-") and not flags["resume"]:
+            flags["resume"].append(option + equals + value)
+            continue
         if not option.startswith("--") or not section:
             errors.append(f"unexpected argument {option!r}: options are written --option value")
             continue
         takes_value = bool(path) or FLAGS.get(section, ("VALUE",))[0] != ""
         if takes_value and not equals:
             if not rest or rest[0].startswith("--"):
-                known = [*FLAGS, *SECTIONS, *GROUPS, *SCALARS]
+                known = [*FLAGS, *SECTIONS, *GROUPS, *SCALARS, *SHORT]
                 hint = "" if section in known else did_you_mean(section, known)
                 errors.append(f"{option} needs a value{hint}")
                 continue

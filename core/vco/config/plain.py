@@ -163,6 +163,11 @@ def sampling_options(cls: type[Any]) -> set[str]:
     return {field.name for field in attrs.fields(cls) if field.metadata.get("sampling")}
 
 
+def locations(cls: type[Any]) -> set[str]:
+    """The fields that say, with metadata={"location": True}, where files lie."""
+    return {field.name for field in attrs.fields(cls) if field.metadata.get("location")}
+
+
 def field_docs(cls: type[Any]) -> dict[str, str]:
     """The docstring line under each field, base classes first; none where the source cannot be read."""
     docs: dict[str, str] = {}

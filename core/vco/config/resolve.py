@@ -16,6 +16,7 @@ import attrs
 
 from vco.config.command_line import DEFAULT_PRESET, FLAGS, GROUPS, SCALARS, CommandLine, Layer, from_file
 from vco.config.help import help_text
+from vco.config.placement import new_run, resumed_run
 from vco.config.plain import Given, build, is_list, read_plain, to_plain, unsupported
 from vco.config.settings import Part, RunConfig
 from vco.errors import UserError, did_you_mean, one_line
@@ -38,6 +39,8 @@ class Invocation:
     """Names of the presets, joined by "+"; empty if a configuration file was used without one."""
     dry_run: bool
     refresh: bool
+    resume: bool
+    """Whether a run folder was named that is to go on."""
     origin: Mapping[str, str]
     """Section ("backbone") or option ("backbone.depth") -> where it was set; all others have their defaults."""
 
@@ -66,13 +69,14 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
         for item in catalog.plugins
         if item.module in named and item.broken
     ]
-    presets = line.flags["preset"] or ([] if line.flags["config"] else [DEFAULT_PRESET])
+    resumed = resumed_run(line, errors)
+    files = [f"{resumed}/config.yaml"] if resumed else line.flags["config"]
+    presets = line.flags["preset"] or ([] if files else [DEFAULT_PRESET])
     preset = "+".join(presets)
 
-    given = _stack([*_layers_below(line, presets, catalog, errors), line.layer], catalog)
-    folder = str(given["output_dir"].value) if "output_dir" in given else ""
-    folder = folder or _default_folder(given, preset)
-    catalog = _with_records(catalog, [Path(folder), *(Path(path).parent for path in line.flags["config"])])
+    given = _stack([*_layers_below(presets, files, catalog, errors), line.layer], catalog)
+    folder = resumed or new_run(line, given, preset, catalog)
+    catalog = _with_records(catalog, [Path(folder), *(Path(path).parent for path in files)])
     chosen = _choices(given, preset, catalog, errors)
     classes = {part.path: _load(part, catalog, errors) for part in chosen}
     configs = GROUPS | {path: component.Config for path, component in classes.items() if component}
@@ -94,11 +98,12 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
     if errors:
         raise UserError("\n".join(errors))
     return Invocation(
-        config=attrs.evolve(run, output_dir=run.output_dir or folder),
+        config=attrs.evolve(run, output_dir=folder),
         catalog=catalog,
         preset=preset,
         dry_run=bool(line.flags["dry_run"]),
         refresh=bool(line.flags["refresh"]),
+        resume=bool(resumed),
         origin={key: item.source for key, item in given.items()},
     )
 
@@ -126,13 +131,13 @@ API_OF_FILES: Final = 2
 """What config.yaml says under "api": a file of another version is refused, because its settings mean other things."""
 
 
-def _layers_below(line: CommandLine, presets: Sequence[str], catalog: Catalog, errors: list[str]) -> list[Layer]:
+def _layers_below(presets: Sequence[str], files: Sequence[str], catalog: Catalog, errors: list[str]) -> list[Layer]:
     """The layers of presets and configuration files, the lowest first."""
     layers: list[Layer] = []
     try:
         for name in presets:
             layers += _from_preset(name, catalog, errors)
-        for path in line.flags["config"]:
+        for path in files:
             layers.append(from_file(_checked(read_plain(Path(path)), path), path, errors))
     except Exception as error:  # also whatever the package of a preset raises at import
         where = "" if isinstance(error, UserError) else f"preset {'+'.join(presets)}: "
@@ -219,13 +224,6 @@ def _full_key(key: str, given: Layer) -> str:
 def _names(value: Any) -> tuple[str, ...]:
     """Names in a list, or in a text with commas."""
     return tuple(map(str, value)) if is_list(value) else tuple(part for part in str(value).split(",") if part)
-
-
-def _default_folder(given: Layer, preset: str) -> str:
-    text = {section: str(given[section].value) for section in ("data", "backbone", "adapter") if section in given}
-    losses = "+".join(given["loss"].value) if "loss" in given else ""
-    parts = [preset or text.get("data"), text.get("backbone"), text.get("adapter"), losses]
-    return "runs/" + "-".join(part for part in parts if part)
 
 
 def _with_records(catalog: Catalog, folders: Sequence[Path]) -> Catalog:

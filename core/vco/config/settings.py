@@ -119,7 +119,9 @@ class RunConfig:
     """Seed of everything random."""
     output_dir: str = field(default="", validator=instance_of(str))
     """Run folder; by default runs/ and, joined by hyphens, the names of preset (without one: data), backbone,
-    adapter and losses. An existing run there is resumed."""
+    adapter and losses, and what else the command line sets. An existing run there is resumed."""
+    start_from: str = field(default="", validator=instance_of(str))
+    """Weights to begin a new run with (short: --from): RUN, RUN@STEP, or a file of published weights."""
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network: auto is bf16 where the device has it, else fp32. Weights are always float32."""
     train: TrainConfig = field(factory=TrainConfig)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,14 +19,13 @@ from tqdm import tqdm
 
 from vco import __version__
 from vco.api import Features, ImageSet
-from vco.config.plain import to_plain
+from vco.config.plain import locations, to_plain
+from vco.config.settings import Part
+from vco.content import of_images, of_weights
 from vco.data.reader import chunks, read, to_float
 from vco.randomness import generator
 from vco.run import Run
 from vco.storage.files import write_atomic
-
-PEEKED = 16
-"""Images that are read to tell a data set from another one in the same place."""
 
 
 def cache_folder() -> Path:
@@ -84,10 +84,15 @@ def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:
     """A hash of all that a fit depends on: encoders, codec, their weights, data, adapter, and their code's version."""
     config, frozen = run.config, [*run.objective.sources.values(), run.objective.codec]
     parts = [part for part in config.parts if part.section in ("features", "data", "adapter", "codec")]
-    plain = {part.path: [part.name, to_plain(part.config)] for part in parts}
+    plain = {part.path: [part.name, _settings(part)] for part in parts}
     code = [__version__, inspect.getsource(type(run.objective.adapter))]
     digest = hashlib.sha256(json.dumps([plain, code, len(images), chosen]).encode())
-    weights = [tensor for part in frozen for tensor in part.state_dict().values()]
-    for tensor in [*weights, *(images.image(i, None) for i in chosen[:PEEKED])]:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for content in [*(of_weights(part) for part in frozen), of_images(images)]:
+        digest.update(content.encode())
     return digest.hexdigest()[:32]
+
+
+def _settings(part: Part) -> dict[str, Any]:
+    """The settings of a component, but for the places of files: what they hold is hashed."""
+    places = locations(type(part.config))
+    return {name: value for name, value in to_plain(part.config).items() if name not in places}

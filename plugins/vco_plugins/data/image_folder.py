@@ -1,6 +1,6 @@
 """Images in folders, one folder a class, as ImageNet is usually unpacked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -25,7 +25,7 @@ class ImageFolder(Data):
     class Config(Data.Config):
         """What a user may set."""
 
-        root: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+        root: str = attrs.field(default="", validator=attrs.validators.instance_of(str), metadata={"location": True})
         """Folder that holds train/ and val/ (or test/), each with one folder of images per class."""
         size: int = attrs.field(default=256, validator=attrs.validators.ge(1))
         """Side of the square images in pixels, at least 1."""
@@ -95,15 +95,20 @@ class ImageFolder(Data):
             samples = Listing(folder).samples
         except FileNotFoundError as error:  # a class without a readable image
             raise UserError(f"{folder} (from --data.root) cannot be used: {error}") from error
-        return _Files(samples, size=self.image_shape[1], flip=flip)
+        return _Files(folder, samples, size=self.image_shape[1], flip=flip)
 
 
 class _Files(ImageSet):
-    def __init__(self, samples: list[tuple[str, int]], *, size: int, flip: bool) -> None:
+    def __init__(self, folder: Path, samples: list[tuple[str, int]], *, size: int, flip: bool) -> None:
+        self.folder = folder
         self.paths = [path for path, _ in samples]
         self.labels = torch.tensor([label for _, label in samples])
         self.size = size
         self.flip = flip
+
+    def identity(self) -> Iterator[bytes]:
+        for path in self.paths:
+            yield Path(path).relative_to(self.folder).as_posix().encode()
 
     def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
         path = self.paths[index]

@@ -29,7 +29,7 @@ class Inception(FeatureSource):
     class Config(FeatureSource.Config):
         """What a user may set."""
 
-        weights: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+        weights: str = attrs.field(default="", validator=attrs.validators.instance_of(str), metadata={"location": True})
         """torch-fidelity's inception weights (.pth or .safetensors file); by default its cached download."""
 
     def __init__(self, config: Config, setting: FeatureSetting) -> None:
