@@ -8,6 +8,7 @@ import torch
 
 # networks of this size lose time by sharing a layer's work between threads; child processes inherit the variable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test depends on a network; those of downloads say what it answers
 torch.set_num_threads(1)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from inspect import get_annotations
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,6 +13,15 @@ from vco.config.settings import Part, RunConfig
 from vco.errors import UserError, one_line
 from vco.kinds import KINDS
 from vco.plugins.registry import Catalog
+
+PROBED_STEPS: Final = 4
+"""Steps of the sampling path that is looked at."""
+
+
+def _multiples(of: int, near: int) -> list[int]:
+    """The multiples of a number on both sides of another one, 0 left out."""
+    below = near // of * of
+    return [multiple for multiple in (below, below + of) if multiple]
 
 
 def is_reserved(loss: str, streams: Iterable[str]) -> bool:
@@ -115,6 +124,19 @@ class Compatibility:
                 f"another backbone ({fitting})"
             )
 
+    def check_path(self, setting: api.ProcessSetting, losses: Mapping[str, api.Loss]) -> None:
+        """A loss that trains all streams at one time needs a process that samples them along one path."""
+        asking = [self.name(f"loss.{name}") for name, loss in losses.items() if loss.one_time]
+        if not asking:
+            return
+        with torch.device("cpu"):  # components may lie on the meta device, where no two times can be compared
+            first, *others = self.build("process", setting).path(PROBED_STEPS).values()
+        if any(not torch.equal(first, path) for path in others):
+            self.problems.append(
+                f"{asking[0]} trains all streams at one time, and {self.name('process')} samples them at different "
+                "times; choose --process shared"
+            )
+
     def check_losses(self, losses: Mapping[str, api.Loss], backbone: api.Backbone, streams: set[str]) -> None:
         """Losses read blocks that exist, have a teacher if they ask one, and names that hide nothing."""
         for name, loss in losses.items():
@@ -122,6 +144,12 @@ class Compatibility:
                 hint = f"; set --loss.{name}.block" if hasattr(loss.config, "block") else ""
                 has = f"{self.name('backbone')} has blocks 1 to {backbone.depth}{hint}"
                 self.problems.append(f"loss {name} reads block {beyond[0]}, but {has}")
+            if lacking := set(loss.needs_context) - set(backbone.hands_out):
+                fitting = self.others("backbones", lambda b, wanted=lacking: wanted <= set(b.hands_out))
+                self.problems.append(
+                    f"{self.name(f'loss.{name}')} needs a backbone that predicts {' and '.join(sorted(lacking))} and is "
+                    f"told its own prediction, which {self.name('backbone')} does not; choose --backbone ({fitting})"
+                )
             if loss.needs_teacher and not self.config.train.ema_decays:
                 self.problems.append(
                     f"loss {name} learns from a running average of the network, and this run keeps none; set "
@@ -146,13 +174,17 @@ class Compatibility:
         train = self.config.train
         parts = processes * train.accumulation
         if train.batch_size % parts:
+            fitting = " or ".join(str(size) for size in _multiples(parts, train.batch_size))
             self.problems.append(
-                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation ({parts})"
+                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation ({parts}), "
+                f"such as {fitting}"
             )
         elif train.samples_per_class and (groups := train.batch_size // train.samples_per_class) % parts:
+            sizes = [count * train.samples_per_class for count in _multiples(parts, groups)]
             self.problems.append(
                 f"the {groups} class groups of a batch cannot be shared evenly by {processes} processes x "
-                f"{train.accumulation} accumulation steps; set --train.batch-size or --train.samples-per-class"
+                f"{train.accumulation} accumulation steps; set --train.batch-size, as to "
+                f"{' or '.join(map(str, sizes))}, or --train.samples-per-class"
             )
 
     def check_groups(self, data: api.Data) -> None:

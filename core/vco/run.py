@@ -22,8 +22,10 @@ class MetricChoice:
 
     part: Part
     setting: api.MetricSetting
+    encoder: Part | None
+    """The encoder in the configuration; None if the metric needs none."""
     source: FeatureSource | None
-    """The encoder; None if the metric needs none."""
+    """The encoder itself."""
 
     def make(self) -> api.Metric:
         """A metric object for one comparison."""
@@ -114,7 +116,7 @@ def assemble(
         fit.check_batch(processes)
         data = fit.build("data", api.DataSetting())
         assert data is not None
-        metrics, scoring = _metrics(config, fit, data)
+        metrics, scoring = choose_metrics(config, fit, data.image_shape, data.num_classes)
         fit.check_groups(data)
     with torch.device(device):
         torch.manual_seed(config.seed)
@@ -164,7 +166,8 @@ def _networks(
     specs = {IMAGE: codec.spec, **offered}
     guidance: api.Guidance = fit.build("guidance", api.GuidanceSetting(streams=specs, num_classes=facts.num_classes))
     fit.raise_problems()
-    process: api.Process = fit.build("process", api.ProcessSetting(streams=specs))
+    process_setting = api.ProcessSetting(streams=specs)
+    process: api.Process = fit.build("process", process_setting)
     chosen = config.all_of("loss")
     backbone_setting = api.BackboneSetting(
         streams=specs,
@@ -186,6 +189,7 @@ def _networks(
     fit.check_blocking(guidance, backbone)
     fit.check_until(solver, losses, backbone)
     fit.check_losses(losses, backbone, set(specs))
+    fit.check_path(process_setting, losses)
     fit.check_stream_weights(set(specs))
     fit.raise_problems()
     read = offered or backbone_class.needs_features or any(loss.needs_features for loss in losses.values())
@@ -203,13 +207,30 @@ def _networks(
     return objective, solver
 
 
-def _metrics(
-    config: RunConfig, fit: Compatibility, data: api.Data
+def choose_metrics(
+    config: RunConfig, fit: Compatibility, image_shape: tuple[int, int, int], num_classes: int
 ) -> tuple[list[MetricChoice], dict[str, FeatureSource]]:
-    """The metrics of a run, and their encoders by place; metrics that ask for equal encoders share one."""
+    """The metrics of a run, and their encoders by place; metrics that ask for equal encoders share one.
+
+    Args:
+        config: what was chosen.
+        fit: builds them, and collects misfits.
+        image_shape: (c, h, w) of the images that they look at.
+        num_classes: number of classes; 0 where nobody knows it.
+    """
     chosen: list[MetricChoice] = []
     sources: dict[str, FeatureSource] = {}
     built: list[tuple[Part, FeatureSource]] = []
+
+    def choice(part: Part, encoder: Part | None, source: FeatureSource | None) -> MetricChoice:
+        setting = api.MetricSetting(
+            image_shape=image_shape,
+            num_classes=num_classes,
+            encoder=encoder.name if encoder else "",
+            features=source.spec if source else None,
+        )
+        return MetricChoice(part=part, setting=setting, encoder=encoder, source=source)
+
     for name, part in config.all_of("metric").items():
         encoders = config.encoders_of(name)
         if part.component.needs_features != bool(encoders):
@@ -218,23 +239,13 @@ def _metrics(
             continue
         for encoder in encoders.values():
             known = [source for other, source in built if (other.name, other.config) == (encoder.name, encoder.config)]
-            source = known[0] if known else fit.build(encoder.path, api.FeatureSetting(image_shape=data.image_shape))
+            source = known[0] if known else fit.build(encoder.path, api.FeatureSetting(image_shape=image_shape))
             if not known:
                 built.append((encoder, source))
                 sources[encoder.path] = source
-            chosen.append(_metric(part, data, encoder.name, source))
+            chosen.append(choice(part, encoder, source))
         if not encoders:
-            chosen.append(_metric(part, data, "", None))
-    for choice in chosen:  # a misfit shows at the start, and not after training
-        fit.build(choice.part.path, choice.setting)
+            chosen.append(choice(part, None, None))
+    for item in chosen:  # a misfit shows at the start, and not after training
+        fit.build(item.part.path, item.setting)
     return chosen, sources
-
-
-def _metric(part: Part, data: api.Data, encoder: str, source: FeatureSource | None) -> MetricChoice:
-    setting = api.MetricSetting(
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        encoder=encoder,
-        features=source.spec if source else None,
-    )
-    return MetricChoice(part=part, setting=setting, source=source)

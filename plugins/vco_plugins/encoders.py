@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
-from vco_plugins.pretrained import SAFETENSORS, Architecture, cached, read_json
+from vco_plugins.pretrained import SAFETENSORS, Architecture, cached, download, read_json, why_not_on_hub
 
 
 class Statistics(NamedTuple):
@@ -122,15 +122,28 @@ class Encoder(FeatureSource):
         path = given / self.config_file if given.is_dir() else cached(self.hub_id, self.config_file)
         return path.parent if path is not None and path.is_file() else None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether config file and weights are on this machine."""
+        folder = self.folder
+        return folder is not None and any((folder / name).is_file() for name in self.weight_files)
+
     def check(self) -> None:
-        folder, files = self.folder, f"{self.config_file} and {self.weight_files[0]}"
-        if folder is not None and any((folder / name).is_file() for name in self.weight_files):
+        if self.is_here:
             return
+        given, files = Path(self.config.weights), f"{self.config_file} and {self.weight_files[0]}"
         where = f"{self.config.weights} (from --.weights)"
-        if Path(self.config.weights).is_dir():
+        if given.is_dir():
             wanted, hub_id = f"the folder {where} has no {self.weight_files[0]}", type(self.config)().weights
+            if (given / "pytorch_model.bin").is_file():
+                raise UserError(
+                    f"{wanted}, but the older pytorch_model.bin; convert it once: load that folder with its library "
+                    "and save it with safe serialization, as AutoModel.from_pretrained(F).save_pretrained(F) does."
+                )
+        elif not (why_not := why_not_on_hub(self.hub_id, self.config_file)):
+            return  # `load` downloads them
         else:
-            wanted = f"{where} is no folder, and its {files} are not in the local Hugging Face cache"
+            wanted = f"{where} is no folder, its {files} are not in the local Hugging Face cache, and {why_not}"
             hub_id = self.hub_id
         raise UserError(
             f"the weights are missing: {wanted}; run `hf download {hub_id} --local-dir FOLDER` where there is network, "
@@ -139,8 +152,18 @@ class Encoder(FeatureSource):
 
     def load(self) -> None:
         self.check()
+        if not self.is_here:
+            download(
+                self.hub_id, (self.config_file, "preprocessor_config.json", "model-*.safetensors", *self.weight_files)
+            )
         folder = self.folder
-        assert folder is not None
+        if folder is None or not self.is_here:
+            raise UserError(f"{self.hub_id} (from --.weights) has no file {' or '.join(self.weight_files)}.")
+        if (found := self.describe(folder)) != self.architecture:
+            raise UserError(
+                f"{folder} holds another network ({found}) than {self.config.weights} is known to be "
+                f"({self.architecture}); give --.weights {folder}, which reads its sizes."
+            )
         network = self.build(folder)
         for buffer, values in zip((self.mean, self.std), self.pixels(folder), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])

@@ -1,4 +1,4 @@
-"""Where published weights lie and how they are read: nothing is downloaded, nothing that is missing is made up."""
+"""Where published weights lie, how they are fetched and read: nothing that is missing is made up."""
 
 import json
 import pickle
@@ -15,6 +15,8 @@ Read = TypeVar("Read")
 
 SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
 """Weight files of transformers, either of which will do."""
+HUB_SECONDS: Final = 5.0
+"""How long the hub may take to say whether it has a file."""
 
 
 class Architecture(NamedTuple):
@@ -126,3 +128,40 @@ def cached(hub_id: str, name: str) -> Path | None:
     except HFValidationError:  # a folder that does not exist is no hub id either
         return None
     return Path(path) if isinstance(path, str) else None
+
+
+def why_not_on_hub(hub_id: str, name: str) -> str:
+    """Asks the hub whether a file can be downloaded; returns why not, or nothing if it can.
+
+    The hub is not asked where `HF_HUB_OFFLINE` is set.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids to ask the hub"
+    try:
+        get_hf_file_metadata(hf_hub_url(hub_id, name), timeout=HUB_SECONDS)
+    except HfHubHTTPError as error:
+        return f"the hub refuses: {str(error).splitlines()[0]}"
+    except (OSError, ValueError, RuntimeError, HFValidationError) as error:  # no network, in the words of any library
+        return f"the hub cannot be reached: {type(error).__name__}"
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests"):
+            return f"the hub cannot be reached: {type(error).__name__}"
+        raise
+    return ""
+
+
+def download(hub_id: str, names: Collection[str]) -> None:
+    """Downloads those of these files that a hub repository has into the local cache, with a progress bar.
+
+    Raises:
+        UserError: if the download fails.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(hub_id, allow_patterns=list(names))
+    except Exception as error:  # of any network library, below huggingface_hub
+        raise UserError(f"the weights {hub_id} cannot be downloaded ({type(error).__name__}: {error}).") from error

@@ -161,3 +161,23 @@ def test_an_encoder_that_the_run_lacks_is_named_with_those_it_has(tmp_path: Path
         "loss hybrid (from preset digits): --loss.features dinov2: this run has no such encoder; choose one of "
         "digits-vit"
     )
+
+
+def test_a_loss_on_what_the_network_predicts_beside_the_streams_wants_a_network_that_does(tmp_path: Path) -> None:
+    options = (*tiny.ONE_STREAM[:-2], "--loss", "dino-forcing")
+    (line,) = misfits(tmp_path, *options)
+    assert line == (
+        "loss dino-forcing (from --loss) needs a backbone that predicts features and is told its own prediction, which "
+        "backbone jit (from --backbone) does not; choose --backbone (dino-forcing)"
+    )
+    assert assembled(tmp_path, *options, "--backbone", "dino-forcing")
+
+
+def test_a_loss_that_trains_streams_at_one_time_wants_them_sampled_along_one_path(tmp_path: Path) -> None:
+    options = ("--loss", "meanflow", "--solver", "meanflow", "--train.samples-per-class", "0", "--guidance", "cfg")
+    assert assembled(tmp_path, *options)
+    (line,) = misfits(tmp_path, *options, "--process", "shifted")
+    assert line == (
+        "loss meanflow (from --loss) trains all streams at one time, and process shifted (from --process) samples them "
+        "at different times; choose --process shared"
+    )

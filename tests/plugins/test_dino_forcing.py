@@ -259,12 +259,6 @@ def test_the_loss_is_minus_the_mean_cosine_of_the_second_prediction() -> None:
     assert make_loss().config.weight == 0.03
 
 
-def test_a_network_that_predicts_no_features_is_refused() -> None:
-    step, _ = make_step(None, torch.zeros(2, PATCHES, WIDTH))
-    with pytest.raises(UserError, match="--backbone dino-forcing"):
-        make_loss().prepare(step)
-
-
 def test_a_network_that_predicts_other_features_is_refused() -> None:
     step, _ = make_step(torch.zeros(2, PATCHES, 9), torch.zeros(2, PATCHES, WIDTH))
     with pytest.raises(UserError, match=r"teaches the features of given .* --backbone.features"):

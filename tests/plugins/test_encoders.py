@@ -283,6 +283,62 @@ def test_the_default_weights_are_known_and_fit_the_default_resolution(case: Case
 
 
 @ALL
+def test_weights_are_downloaded_where_there_is_a_network(
+    case: Case, folders: Folders, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot(hub_id: str, allow_patterns: list[str]) -> None:
+        asked.append((hub_id, allow_patterns))
+        case.put_in_cache(folders(case), cache)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    tiny = case.construct(folders(case)).architecture  # which the hub id's own network is not
+    monkeypatch.setattr(case.source, "describe", lambda self, folder: tiny)
+    source = case.construct(case.hub_id)
+    source.check()
+    assert asked == []  # a dry run downloads nothing
+    source.load()
+    ((hub_id, files),) = asked
+    assert hub_id == source.hub_id
+    assert {source.config_file, case.weights} <= set(files)
+    torch.testing.assert_close(source(some(2)).tokens, case.load(folders(case))(some(2)).tokens)
+
+
+def test_a_hub_that_cannot_be_reached_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str, timeout: float) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    case = CASES[0]
+    with pytest.raises(UserError, match="and the hub cannot be reached: ConnectionError; run `hf download"):
+        case.construct(case.hub_id, resolution=448).check()
+
+
+def test_a_download_that_breaks_off_is_one_sentence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(hub_id: str, allow_patterns: list[str]) -> None:
+        raise OSError("broken pipe")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    case = CASES[0]
+    with pytest.raises(UserError, match=r"cannot be downloaded \(OSError: broken pipe\)"):
+        case.construct(case.hub_id, resolution=448).load()
+
+
+def test_weights_older_than_safetensors_are_no_missing_model(copied: Folders) -> None:
+    case = next(case for case in CASES if case.id == "dinov2")
+    folder = copied(case)
+    (folder / case.weights).rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has no model.safetensors, but the older pytorch_model.bin; convert it once"):
+        case.construct(folder).check()
+
+
+@ALL
 def test_a_folder_without_weights_is_named(case: Case, copied: Folders) -> None:
     folder = copied(case)
     (folder / case.weights).unlink()

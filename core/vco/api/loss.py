@@ -57,6 +57,10 @@ class Loss(Component, nn.Module):
     """Whether it tells the network the time that a step goes to, so that the backbone must understand that.
 
     Any solver may sample from such a network: one that makes no steps with mean velocities asks it about one time."""
+    needs_context: ClassVar[tuple[str, ...]] = ()
+    """What it reads from `step.denoised.context`, so that the backbone must hand it out (`Backbone.hands_out`)."""
+    one_time: ClassVar[bool] = False
+    """Whether it trains all streams at one time, so that the process must sample them along one path."""
     grouped: ClassVar[bool] = False
     """Whether it needs batches made of whole class groups (--train.samples-per-class)."""
     couples_batch: ClassVar[bool] = False

@@ -40,6 +40,7 @@ class DinoForcing(SingleStream):
     """
 
     needs_features: ClassVar[bool] = True
+    hands_out: ClassVar[tuple[str, ...]] = (FEATURES,)
 
     @attrs.frozen(kw_only=True)
     class Config(ReadsFeatures, RoutedConfig):

@@ -52,7 +52,8 @@ class ImageFolder(Data):
             if len(names[-1]) != self.num_classes:
                 raise UserError(
                     f"{folder} (from --data.root) has {len(names[-1])} class folders, but --data.classes is "
-                    f"{self.num_classes}; put each class into a folder of its own, or set --data.classes."
+                    f"{self.num_classes}; put each class into a folder of its own"
+                    + (f", or set --data.classes {len(names[-1])}." if names[-1] else ".")
                 )
         if names[0] != names[1]:
             example = sorted(set(names[0]) ^ set(names[1]))[0]

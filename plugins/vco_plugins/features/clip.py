@@ -37,7 +37,9 @@ class CLIP(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="timm/vit_large_patch14_clip_224.openai", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="timm/vit_large_patch14_clip_224.openai", validator=instance_of(str), metadata={"location": True}
+        )
         """Folder with open_clip_config.json and open_clip_model.safetensors, or a hub id in the local cache."""
         resolution: int = attrs.field(default=224, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size (14, 16 or 32)."""

@@ -34,7 +34,9 @@ class DINOv2(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="facebook/dinov2-with-registers-base", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="facebook/dinov2-with-registers-base", validator=instance_of(str), metadata={"location": True}
+        )
         """Folder with config.json and model.safetensors, or a hub id in the local Hugging Face cache."""
         resolution: int = attrs.field(default=224, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size (14)."""

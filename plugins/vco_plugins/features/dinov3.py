@@ -38,7 +38,9 @@ class DINOv3(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="facebook/dinov3-vitb16-pretrain-lvd1689m", validator=instance_of(str), metadata={"location": True}
+        )
         """Folder with config.json and model.safetensors, or a hub id in the local Hugging Face cache."""
         resolution: int = attrs.field(default=256, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size (16)."""

@@ -31,7 +31,9 @@ class MAE(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="facebook/vit-mae-base", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="facebook/vit-mae-base", validator=instance_of(str), metadata={"location": True}
+        )
         """Folder with config.json and model.safetensors or pytorch_model.bin, or a hub id in the local cache."""
         resolution: int = attrs.field(default=256, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size (16, huge: 14)."""

@@ -44,7 +44,9 @@ class SigLIP2(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="google/siglip2-base-patch16-256", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="google/siglip2-base-patch16-256", validator=instance_of(str), metadata={"location": True}
+        )
         """Folder with config.json and model.safetensors, or a hub id in the local Hugging Face cache."""
         resolution: int = attrs.field(default=256, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size (16; 14 and 32 exist)."""

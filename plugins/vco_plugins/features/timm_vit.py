@@ -31,7 +31,9 @@ class TimmViT(Encoder):
     class Config(EncoderConfig):
         """What a user may set."""
 
-        weights: str = attrs.field(default="timm/vit_base_patch14_reg4_dinov2.lvd142m", validator=instance_of(str), metadata={"location": True})
+        weights: str = attrs.field(
+            default="timm/vit_base_patch14_reg4_dinov2.lvd142m", validator=instance_of(str), metadata={"location": True}
+        )
         """Name in timm, with or without timm/ (its weights in the local cache), or a folder with a hub repository."""
         resolution: int = attrs.field(default=224, validator=ge(1))
         """Side that images are resized to, in pixels; a multiple of the patch size."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import attrs
 import torch
@@ -22,10 +23,12 @@ class DinoForcing(Loss):
     network that predicts features (--backbone dino-forcing).
 
     Raises:
-        UserError: From `prepare`, if the network does not predict features, or predicts those of another encoder.
+        UserError: From `prepare`, if the network predicts the features of another encoder.
 
     Source: Dino Forcing Flow Models: Do Not Denoise What You Can Predict (Ghosh, Degeorge et al.).
     """
+
+    needs_context: ClassVar[tuple[str, ...]] = (FEATURES,)
 
     @attrs.frozen(kw_only=True)
     class Config(ReadsFeatures, Loss.Config):
@@ -58,13 +61,8 @@ class DinoForcing(Loss):
         return {"dino-forcing": negative_cosine(self._predicted(step.denoised, true), true)}
 
     def _predicted(self, denoised: Denoised, true: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
-        """The features that the network predicts, if it predicts those that it is taught."""
-        predicted = denoised.context.get(FEATURES)
-        if predicted is None:
-            raise UserError(
-                "loss dino-forcing needs a backbone that predicts features and is told its own prediction: choose "
-                "--backbone dino-forcing"
-            )
+        """The features that the network predicts, if they are those that it is taught."""
+        predicted = denoised.context[FEATURES]
         if predicted.shape != true.shape:
             raise UserError(
                 f"loss dino-forcing teaches the features of {self.encoder} ({tuple(true.shape[1:])}), and the backbone "

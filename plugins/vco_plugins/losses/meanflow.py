@@ -49,6 +49,7 @@ class MeanFlow(Loss):
 
     needs_features: ClassVar[bool] = False
     needs_until: ClassVar[bool] = True
+    one_time: ClassVar[bool] = True
     replaces_denoising: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
