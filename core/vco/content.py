@@ -30,7 +30,7 @@ def of_weights(network: nn.Module) -> str:
     """SHA-256 of all parameters of a network, whatever they are called and in whatever order they stand."""
     digests: list[str] = []
     for tensor in network.parameters():
-        content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         digests.append(f"{tuple(tensor.shape)} {hashlib.sha256(content).hexdigest()}")
     return _joined(sorted(digests))
 

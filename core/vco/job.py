@@ -9,16 +9,25 @@ from accelerate import Accelerator
 
 from vco import content
 from vco.config.resolve import Invocation
-from vco.distributed import connect_processes, errors_shared, process_count
+from vco.distributed import (
+    connect_processes,
+    disconnect_processes,
+    errors_shared,
+    losses_of_processes_named,
+    process_count,
+)
 from vco.errors import UserError
-from vco.evaluation.evaluate import evaluated_step, write_results
+from vco.evaluation.results import evaluated_step, write_results
 from vco.facts import RunFacts
 from vco.folder import RunFolder
 from vco.opened_run import load_weak
+from vco.reporting.live import LiveReport
 from vco.reporting.report import write_report
 from vco.run import Run, assemble
 from vco.sessions import session
 from vco.training.loop import Training
+from vco.training.stopping import requeue
+from vco.training.trackers import log_scores
 
 NOT_READY: Final = 3
 """Exit status of a dry run that found something missing or in the way."""
@@ -49,11 +58,12 @@ def run_job(invocation: Invocation) -> int:
             held = folder.claim(invocation) if accelerator.is_main_process else None
         if accelerator.is_main_process:
             print(describe(invocation, plan, _device(accelerator)), flush=True)
-        return _work(invocation, accelerator, folder)
+        with losses_of_processes_named():
+            return _work(invocation, accelerator, folder)
     finally:
         if held is not None:
             held.close()
-        accelerator.end_training()
+        disconnect_processes(accelerator)
 
 
 def _say_what_would_be_done(invocation: Invocation, plan: Run, folder: RunFolder, missing: Sequence[str]) -> int:
@@ -96,8 +106,11 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
         if main:
             folder.record(invocation, run.facts)
             folder.begin_session(session(invocation, accelerator, training.step))
-        if stopped := training.train():
+        training.note_cost()
+        if stopped := training.train(LiveReport(folder) if main else None):
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
+            if main and (sentence := requeue(stopped)):
+                say(sentence)
             return 128 + stopped
     elif _is_finished(folder, run, steps) and not invocation.refresh:
         say(f"this run is finished ({steps} steps): see {folder.report}")
@@ -147,13 +160,13 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
             training.sample()
         folder.report.unlink(missing_ok=True)  # until there is one of this score
         folder.record(invocation, training.run.facts)
-        title = folder.path.name
         if results:
             write_results(results, training.run, steps, folder)
-            title = f"{title}: {results[0].score.name} {results[0].score.value:.3f}"
+            log_scores(training.accelerator, steps, [result.plain() for result in results])
         else:
             folder.eval.unlink(missing_ok=True)
-        write_report(folder, title)
+        training.draw_trajectory(folder.trajectory)
+        write_report(folder)
     scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results) or "not scored (--metric none)"
     real = f" (real images: {', '.join(f'{r.real_value:.3f}' for r in results)})" if results else ""
     again = f"go on: the same command with --train.steps {2 * steps}"

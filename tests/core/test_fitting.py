@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vco.training.fitting import cache_folder
+from vco.training.fitting import _hash, cache_folder
 from vco_plugins.adapters.rms import RMS
 from vco_plugins.features.digits_vit import DigitsViT
 
@@ -125,3 +126,37 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "vco" / "fits"
+
+
+# ---------------------------------------------------------------------------------------------- a cache that is damaged
+
+
+def damaged(cache: Path, how: str) -> None:
+    """Spoils the one fit that is kept."""
+    (path,) = cache.iterdir()
+    content = bytearray(path.read_bytes())
+    if how == "bit":
+        content[-3] ^= 0x10
+        path.write_bytes(bytes(content))
+    elif how == "cut":
+        path.write_bytes(bytes(content[:-5]))
+    elif how == "empty":
+        path.write_bytes(save({}))
+    else:
+        tensors = load_file(path)
+        other = {"nothing-of-the-kind": torch.ones(3)} if how == "other" else {n: v[None] for n, v in tensors.items()}
+        path.write_bytes(save(other, {"sha256": _hash(other)}))
+
+
+@pytest.mark.parametrize("how", ["bit", "cut", "empty", "other", "shape"])
+def test_a_fit_that_is_damaged_is_said_and_done_anew(
+    how: str, tmp_path: Path, fits: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = fitted(tmp_path / "1")
+    damaged(cache, how)
+    again = fitted(tmp_path / "2")
+    assert fits == ["fit", "fit"]
+    assert "is damaged (" in capsys.readouterr().out
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    fitted(tmp_path / "3")
+    assert fits == ["fit", "fit"]  # what was fitted anew is kept

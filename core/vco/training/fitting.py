@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -55,18 +55,20 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
     name = run.config.part("adapter").name
     path = cache_folder() / f"{name}-{_identity(run, images, chosen)}.safetensors"
     before = {key: tensor.clone() for key, tensor in adapter.state_dict().items()}
-    try:
-        adapter.load_state_dict({**before, **load_file(path)})
-        if main:
-            tqdm.write(f"the adapter {name} was fitted before: {path}")
-        return
-    except (OSError, SafetensorError):  # not there, or cut short by a full disk
-        pass
+    if path.exists():
+        try:
+            adapter.load_state_dict({**before, **_read(path, before)})
+            if main:
+                tqdm.write(f"the adapter {name} was fitted before: {path}")
+            return
+        except (OSError, SafetensorError, ValueError) as error:
+            if main:
+                tqdm.write(f"the fit that was kept in {path} is damaged ({error}); fitting anew")
     batches = chunks(chosen, train.batch_size)
 
     def encoded() -> Iterator[tuple[Tensor, Mapping[str, Features]]]:
         reader = read(images, batches, train)
-        for batch in tqdm(reader, "fitting the adapter", len(batches), disable=not main, leave=False):
+        for batch in tqdm(reader, "fitting the adapter", len(batches), disable=None if main else True, leave=False):
             pixels = to_float(batch.images.to(device))
             yield codec.encode(pixels, None), {key: source(pixels) for key, source in sources.items()}
 
@@ -75,9 +77,40 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
     if main:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save(fitted))
+            write_atomic(path, save(fitted, {"sha256": _hash(fitted)}))
         except OSError as error:
             tqdm.write(f"the fit is not kept for other runs: {error}")
+
+
+def _read(path: Path, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a fit that was kept.
+
+    Args:
+        path: where it is.
+        before: the adapter's tensors, some of which the fit has changed.
+
+    Raises:
+        OSError, SafetensorError: if it cannot be read.
+        ValueError: if it is not what was written, or the fit of another adapter.
+    """
+    with safe_open(path, framework="pt") as file:
+        written: Mapping[str, str] = file.metadata() or {}
+        fitted: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    if written.get("sha256") != _hash(fitted):
+        raise ValueError("it differs from what was written")
+    for key, value in fitted.items():
+        if key not in before or value.shape != before[key].shape or value.dtype != before[key].dtype:
+            raise ValueError(f"its tensor {key} does not fit the adapter")
+    return fitted
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:

@@ -1,28 +1,60 @@
-"""Stopping on SIGINT and SIGTERM at a step that all processes agree on."""
+"""Stopping on a signal, at a step that all processes agree on, and with everything saved."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C; schedulers and launchers; a terminal that is closed; SLURM's --signal, whichever of both."""
+TIME_IS_UP: Final = (signal.SIGUSR1, signal.SIGUSR2)
+"""What SLURM sends, if asked to, some time before a job's time is up."""
+PATIENCE: Final = 3.0
+"""Seconds after which a second Ctrl-C is one; launchers and terminals both send the first."""
+
 
 class StopFlag:
-    """Notes SIGINT and SIGTERM, and lets all processes agree at which step to stop."""
+    """Notes that a signal asks the run to stop, and lets all processes agree at which step.
 
-    def __init__(self) -> None:
+    A scheduler signals every process, and a launcher forwards what it gets: so a second signal is no second wish, and
+    the save goes on. Ctrl-C is one, if it comes `PATIENCE` seconds after the first: it ends the run without a save.
+    """
+
+    def __init__(self, timeout: int) -> None:
+        """Begins to note signals; those that are ignored, as SIGHUP is under nohup, stay so.
+
+        Args:
+            timeout: seconds after which a process that does not answer is given up.
+        """
         self.signal = 0
-        self._former = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._since = 0.0
+        self._former: dict[int, Any] = {
+            n: signal.signal(n, self._note) for n in ASKING if signal.getsignal(n) is not signal.SIG_IGN
+        }
+        patience = timedelta(seconds=timeout)
+        self._group: Any = dist.new_group(backend="gloo", timeout=patience) if dist.is_initialized() else None
         self._pending: tuple[Any, Tensor] | None = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:  # asked twice: the user does not want to wait for the save
-            signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._since = number, now
+            if number == signal.SIGHUP:
+                _let_go_of_terminal()
+            elif number == signal.SIGINT:
+                _say(f"stopping after this step and saving; Ctrl-C again after {PATIENCE:.0f} s ends without saving")
+        elif number == signal.SIGINT and self.signal == signal.SIGINT and now - self._since >= PATIENCE:
+            signal.signal(number, signal.default_int_handler)
             signal.raise_signal(number)
-        self.signal = number
 
     def close(self) -> None:
         """Signals do again what they did before."""
@@ -43,3 +75,30 @@ class StopFlag:
         flag = torch.tensor(self.signal)
         self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
         return answer
+
+
+def requeue(number: int) -> str:
+    """Puts the job back into SLURM's queue if it was told that its time is up; returns a sentence on what was done.
+
+    A job that is preempted is put back by SLURM itself (sbatch --requeue).
+    """
+    job, scontrol = os.environ.get("SLURM_JOB_ID", ""), shutil.which("scontrol")
+    if number not in TIME_IS_UP or not job or scontrol is None:
+        return ""
+    done = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        return f"job {job} could not be put back into the queue: {done.stderr.strip()}"
+    return f"job {job} is back in the queue and goes on from here"
+
+
+def _let_go_of_terminal() -> None:
+    """Writes to nowhere from now on: a terminal that was closed would answer with an error."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream.isatty():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _say(sentence: str) -> None:
+    """Says something from within a signal handler, where nothing may be printed that has a buffer."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.write(2, f"\nvco-run: {sentence}\n".encode())

@@ -1,0 +1,107 @@
+"""Signs of life of the processes of a run: who waits knows whether the others still work, and which one does not.
+
+One process may work alone for long: it draws samples, or writes a checkpoint to slow storage. The others must wait for
+it then, however long that takes; and they must not wait for one that was stopped or hangs. Every process counts up, from
+a thread of its own, in the key-value store by which the processes have met.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from ctypes import CDLL
+from typing import Any, Final
+
+import torch.distributed as dist
+
+from vco.errors import TrainingStoppedError
+
+INTERVAL: Final = 1.0
+"""Seconds between two signs of life."""
+PR_SET_PDEATHSIG: Final = 1
+"""Number of the Linux call by which a process is signalled when its parent ends (man 2 prctl)."""
+
+
+class Heartbeats:
+    """The signs of life of all processes; it begins to send those of this one."""
+
+    def __init__(self, timeout: float) -> None:
+        """Begins.
+
+        Args:
+            timeout: seconds without a sign of life after which a process is given up.
+        """
+        default = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        self.store: Any = dist.PrefixStore("vco", default)
+        self.rank, self.count, self.timeout = dist.get_rank(), dist.get_world_size(), timeout
+        self.meetings = 0
+        self._ended = threading.Event()
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the signs of life of this process."""
+        self._ended.set()
+
+    def meet(self) -> None:
+        """Waits until all processes are here, as long as those that are not are alive.
+
+        Raises:
+            TrainingStoppedError: if one has given no sign of life for `timeout` seconds, with its number.
+        """
+        self.meetings += 1
+        here = [f"here/{self.meetings}/{rank}" for rank in range(self.count)]
+        self.store.set(here[self.rank], "")
+        self.store.delete_key(f"here/{self.meetings - 2}/{self.rank}")  # everybody has left that meeting
+        since, seen = dict.fromkeys(range(self.count), time.monotonic()), self._beats()
+        pause = 0.001
+        while absent := [rank for rank, key in enumerate(here) if not self.store.check([key])]:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
+            beats, now = self._beats(), time.monotonic()
+            for rank in absent:
+                if beats[rank] != seen[rank]:
+                    since[rank], seen[rank] = now, beats[rank]
+                elif now - since[rank] > self.timeout:
+                    raise TrainingStoppedError(self._given_up([rank]))
+
+    def explain(self, error: RuntimeError) -> TrainingStoppedError:
+        """What a failed exchange with other processes means: which of them gives no sign of life."""
+        before = self._beats()
+        time.sleep(3 * INTERVAL)
+        silent = [rank for rank, beat in self._beats().items() if beat == before[rank] and rank != self.rank]
+        if silent:
+            return TrainingStoppedError(self._given_up(silent))
+        return TrainingStoppedError(
+            f"training stopped: the exchange between processes failed ({str(error).splitlines()[0]:.200}), though all "
+            "of them are alive; a slow network or reader needs a longer --train.timeout"
+        )
+
+    def _given_up(self, ranks: list[int]) -> str:
+        who = f"process {ranks[0]} is" if len(ranks) == 1 else f"processes {', '.join(map(str, ranks))} are"
+        return (
+            f"training stopped: {who} stopped, lost or hung (no sign of life, --train.timeout {self.timeout:.0f}); the "
+            "same command goes on from the newest checkpoint"
+        )
+
+    def _beats(self) -> dict[int, bytes]:
+        """The last sign of life of each process."""
+        keys = [f"alive/{rank}" for rank in range(self.count)]
+        return {rank: self.store.get(key) if self.store.check([key]) else b"" for rank, key in enumerate(keys)}
+
+    def _send(self) -> None:
+        number = 0
+        with suppress(RuntimeError):  # the store is gone, and the run with it
+            while not self._ended.wait(INTERVAL):
+                number += 1
+                self.store.set(f"alive/{self.rank}", str(number))
+
+
+def end_with_launcher() -> None:
+    """Makes this process stop, and save, when the launcher that has started it dies; only Linux can do that."""
+    if "RANK" not in os.environ:
+        return
+    with suppress(OSError, AttributeError):
+        CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1:  # it was gone before we asked
+            signal.raise_signal(signal.SIGTERM)
