@@ -33,6 +33,17 @@ class Unreadable(Squares):
         raise UserError(f"image {index} cannot be read; replace it")
 
 
+class Spoilt(Squares):
+    """Images 3, 8 and 13 cannot be read; another of their class (3, 8, 13, 18) is read in their place."""
+
+    on_bad = "skip"
+
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        if index in (3, 8, 13):
+            raise UserError(f"image {index} cannot be read")
+        return super().image(index, generator)
+
+
 class Captioned(Squares):
     """Every image has a caption."""
 
@@ -144,3 +155,28 @@ def test_every_gray_level_survives_the_way_to_floats_and_back() -> None:
 
 def test_values_outside_the_range_are_clipped() -> None:
     assert to_uint8(torch.tensor([-3.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
+
+
+# ------------------------------------------------------------------------------------------------- images to be skipped
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_image_of_the_class_stands_in_for_one_that_cannot_be_read(workers: int) -> None:
+    (batch,) = read(Spoilt(), [[(3, 0), (4, 0), (13, 0)]], TrainConfig(workers=workers))
+    assert batch.images[:, 0, 0, 0].tolist() == [18, 4, 18]
+    assert batch.labels.tolist() == [3, 4, 3]
+    assert batch.faults == ["image 3 cannot be read", "image 13 cannot be read"]
+
+
+def test_the_image_that_stands_in_is_augmented_with_its_own_draws() -> None:
+    (spoilt,) = read(Spoilt(), [[(8, 2)]], TrainConfig(), 5)
+    (sound,) = read(Spoilt(), [[(18, 2)]], TrainConfig(), 5)
+    assert torch.equal(spoilt.images, sound.images)
+
+
+def test_a_class_without_any_readable_image_is_one_sentence() -> None:
+    class Gone(Unreadable):
+        on_bad = "skip"
+
+    with pytest.raises(SingleProcessError, match="image 3 cannot be read; replace it .and none of the 20 images after"):
+        list(read(Gone(), [[(3, 0)]], TrainConfig()))

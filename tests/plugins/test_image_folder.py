@@ -1,7 +1,10 @@
 """Folders of images: listing, ADM's crop, mirroring, and what is said when something is missing."""
 
 import pickle
+import shutil
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vco.api import DataSetting, UserError
-from vco_plugins.data.image_folder import ImageFolder, center_crop
+from vco.api import DataSetting, ImageSet, UserError
+from vco_plugins.data.image_folder import ImageFolder
+from vco_plugins.pictures import center_crop
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -130,9 +134,10 @@ def test_image_set_survives_pickling_for_worker_processes(tmp_path: Path) -> Non
     assert torch.equal(copy.image(2, None), images.image(2, None))
 
 
-def test_constructing_reads_no_files() -> None:
+def test_without_a_folder_it_is_built_for_what_was_said_or_for_imagenets_sizes() -> None:
     data = ImageFolder(ImageFolder.Config(root="/nowhere", size=32, classes=7), DataSetting())
     assert (data.num_classes, data.image_shape) == (7, (3, 32, 32))
+    assert ImageFolder(ImageFolder.Config(), DataSetting()).image_shape == (3, 256, 256)
 
 
 def test_check_accepts_a_complete_folder(tmp_path: Path) -> None:
@@ -150,43 +155,182 @@ def test_check_names_a_root_that_does_not_exist(tmp_path: Path) -> None:
         ImageFolder(ImageFolder.Config(root=str(root)), DataSetting()).check()
 
 
-@pytest.mark.parametrize(("missing", "said"), [("train", "no folder train"), ("val", "no folder val or test")])
-def test_check_names_a_part_that_is_missing(tmp_path: Path, missing: str, said: str) -> None:
-    data = folder(tmp_path)
-    (tmp_path / missing).rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=rf"--data\.root.* {said};"):
-        data.check()
+def test_check_names_a_part_without_images(tmp_path: Path) -> None:
+    folder(tmp_path)
+    shutil.rmtree(tmp_path / "train")
+    with pytest.raises(UserError, match="has no training images"):
+        data(tmp_path).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no training images"):
+        data(tmp_path / "empty").check()
+
+
+def test_check_names_a_folder_too_small_to_hold_anything_out(tmp_path: Path) -> None:
+    picture(8, 8).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="has no held-out images"):
+        data(tmp_path, held_out=1e-9).check()
 
 
 def test_check_compares_the_number_of_classes(tmp_path: Path) -> None:
     folder(tmp_path)
-    with pytest.raises(UserError, match=r"2 class folders, but --data\.classes is 3"):
-        ImageFolder(ImageFolder.Config(root=str(tmp_path), classes=3), DataSetting()).check()
+    with pytest.raises(UserError, match=r"has 2 classes with images, but --data\.classes is 3; set --data\.classes 2,"):
+        data(tmp_path, classes=3).check()
 
 
-def test_check_refuses_a_held_out_set_of_loose_files(tmp_path: Path) -> None:
-    data = folder(tmp_path)
-    for place in (tmp_path / "val").iterdir():
-        (place / "a.png").rename(tmp_path / "val" / f"{place.name}.png")
-        (place / "b.png").unlink()
-        place.rmdir()
-    with pytest.raises(UserError, match=r"val \(from --data\.root\) has 0 class folders"):
-        data.check()
-
-
-def test_check_refuses_classes_that_differ_between_the_parts(tmp_path: Path) -> None:
-    data = folder(tmp_path)
+def test_check_refuses_held_out_images_of_an_unknown_class(tmp_path: Path) -> None:
+    found = folder(tmp_path)
     (tmp_path / "val" / "ant").rename(tmp_path / "val" / "bee")
-    with pytest.raises(UserError, match="'ant' is in one of them only"):
-        data.check()
+    with pytest.raises(UserError, match="have the class bee, which no training image has"):
+        found.check()
 
 
-def test_a_class_without_images_is_an_error_with_its_name(tmp_path: Path) -> None:
-    data = folder(tmp_path)
-    for file in (tmp_path / "train" / "cat").iterdir():
-        file.unlink()
-    with pytest.raises(UserError, match=r"--data\.root.*cat"):
-        data.train()
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def data(root: Path, **options: Any) -> ImageFolder:
+    return ImageFolder(ImageFolder.Config(root=str(root), **options), DataSetting())
+
+
+def shown_labels(images: ImageSet) -> list[int]:
+    return sorted(images.labels.tolist())
+
+
+def test_classes_and_size_are_read_from_the_folder(tmp_path: Path) -> None:
+    folder(tmp_path)
+    found = data(tmp_path)
+    found.check()
+    assert (found.num_classes, found.image_shape) == (2, (3, 16, 16))  # its first image is 21 x 17
+    assert found.class_names() == ["ant", "cat"]
+    picture(3000, 2000).save(tmp_path / "train" / "ant" / "0.png")
+    assert data(tmp_path).image_shape == (3, 256, 256)
+
+
+def many(root: Path, classes: tuple[str, ...], count: int = 60) -> None:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture(4, 4, seed=number * count + i).save(root / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_where_nothing_is_held_out_a_share_of_the_images_is(tmp_path: Path, below: str) -> None:
+    many(tmp_path / below, ("ant", "cat"))
+    found = data(tmp_path, held_out=0.25)
+    found.check()
+    train, test = found.train(), found.test()
+    assert len(train) + len(test) == 120
+    assert 15 <= len(test) <= 47  # 30 expected, standard deviation 4.7
+    names = [set(images.names) for images in (train, test)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert not names[0] & names[1]
+    (tmp_path / below / "ant" / "0.png").unlink()  # which image is held out depends on no other
+    again = data(tmp_path, held_out=0.25)
+    assert set(again.test().names) <= names[1]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_images_without_classes_are_one_class(tmp_path: Path) -> None:
+    many(tmp_path, ("",))
+    found = data(tmp_path)
+    found.check()
+    assert (found.num_classes, found.class_names()) == (1, [""])
+    assert set(shown_labels(found.train()) + shown_labels(found.test())) == {0}
+
+
+def test_a_zip_file_is_read_as_the_folder_in_it(tmp_path: Path) -> None:
+    found = folder(tmp_path / "images")
+    packed = data(Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "images")), size=8)
+    packed.check()
+    assert packed.class_names() == found.class_names()
+    for ours, theirs in ((packed.train(), found.train()), (packed.test(), found.test())):
+        assert torch.equal(ours.labels, theirs.labels)
+        copy = pickle.loads(pickle.dumps(ours))
+        for i in range(len(ours)):
+            assert torch.equal(ours.image(i, None), theirs.image(i, None))
+            assert torch.equal(copy.image(i, None), theirs.image(i, None))
+        assert list(ours.identity()) == list(theirs.identity())
+
+
+def test_a_folder_that_moves_keeps_its_identity(tmp_path: Path) -> None:
+    folder(tmp_path / "a")
+    before = list(data(tmp_path / "a").train().identity())
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert list(data(tmp_path / "b").train().identity()) == before
+    (tmp_path / "b" / "train" / "ant" / "a.png").rename(tmp_path / "b" / "train" / "ant" / "c.png")
+    assert list(data(tmp_path / "b").train().identity()) != before
+
+
+def test_links_in_a_circle_list_every_image_once(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "train" / "ant" / "round").symlink_to(tmp_path / "train" / "ant", target_is_directory=True)
+    (tmp_path / "train" / "cat" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert len(data(tmp_path).train()) == 4
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def read_one(tmp_path: Path, image: Image.Image, name: str = "a.png", **options: Any) -> torch.Tensor:
+    """What is read of one picture in a folder of its own, at size 8."""
+    tmp_path.mkdir(exist_ok=True)
+    image.save(tmp_path / name, **options)
+    picture(8, 8).save(tmp_path / "other.png")
+    found = data(tmp_path, size=8, held_out=1e-9, flip=False)
+    images = found.train()
+    return images.image(images.names.index(name), None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    read = read_one(tmp_path, Image.fromarray(levels))
+    assert torch.equal(read, torch.from_numpy((levels / 257).round().astype(np.uint8)).expand(3, 8, 8))
+
+
+def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
+    source = picture(8, 8)
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was held upright: turn by a quarter to the right
+    read = read_one(tmp_path, source, exif=exif)
+    expected = np.rot90(np.array(source), k=-1)
+    assert torch.equal(read, torch.from_numpy(expected.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+def test_a_very_long_picture_takes_little_memory(tmp_path: Path, shape: tuple[int, int]) -> None:
+    source = Image.fromarray(np.full((*shape, 3), 99, dtype=np.uint8))
+    tracemalloc.start()
+    read = center_crop(source, 256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(np.array(read), np.full((256, 256, 3), 99))
+    assert peak < 20_000_000
+    assert read_one(tmp_path, source).unique().tolist() == [99]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("P", "gif"), ("CMYK", "jpg"), ("LA", "png"), ("1", "png")])
+def test_other_formats_are_read(tmp_path: Path, mode: str, suffix: str) -> None:
+    assert read_one(tmp_path, picture(9, 12).convert(mode), f"a.{suffix}").shape == (3, 8, 8)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vco_plugins.pictures.MOST_PIXELS", 80)
+    with pytest.raises(UserError, match="has 9 x 9 pixels, and more than 80 are not read"):
+        read_one(tmp_path, picture(9, 9))
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="floating-point pixels, whose range is not known"):
+        read_one(tmp_path, Image.fromarray(np.ones((8, 8), np.float32)), "a.tif")
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    name = "a\x1b[31m.png"
+    (tmp_path / name).write_bytes(b"no image")
+    picture(8, 8).save(tmp_path / "b.png")
+    images = data(tmp_path, size=8, held_out=1e-9).train()
+    with pytest.raises(UserError, match=r"cannot be read") as caught:
+        images.image(images.names.index(name), None)  # pyright: ignore[reportAttributeAccessIssue]
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: b"text", lambda content: content[:150]])

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 import torch
@@ -20,6 +20,8 @@ class ImageSet(ABC):
 
     labels: Int[Tensor, " size"]
     """Class of every image; known without reading the images, so that batches can be grouped."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """What an image does whose `image` raises `UserError`: it ends the run, or another of its class is read instead."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,20 +5,22 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from vco.api import ImageSet
 from vco.config.settings import TrainConfig
 from vco.errors import SingleProcessError, UserError
 from vco.randomness import generator
 
+TRIED: Final = 20
+"""Images of the same class that are tried in the place of one that cannot be read."""
 Key = tuple[int, int]
 """Index of an image, and the epoch (its how-manyth visit) that its augmentation belongs to."""
 
@@ -34,19 +36,44 @@ class Batch:
     """Classes of these images, int64 [b]."""
     extras: Mapping[str, Tensor]
     """What travels with the images (`ImageSet.extras`), [b, ...] each."""
+    faults: Sequence[str] = ()
+    """A sentence for each image that could not be read, where another one was read in its place."""
 
 
 @attrs.frozen
-class _Images(Dataset[tuple[Tensor, Mapping[str, Tensor]]]):
+class _Images(Dataset[tuple[Tensor, Mapping[str, Tensor], str]]):
     """Reads image (index, epoch); its augmentation is a function of (seed, epoch, index)."""
 
     images: ImageSet
     seed: int | None
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Mapping[str, Tensor], str]:
         index, epoch = key
+        try:
+            return *self._read(index, epoch), ""
+        except UserError as error:
+            if self.images.on_bad == "stop":
+                raise
+            return *self._next_of_class(index, epoch, error), str(error)
+
+    def _read(self, index: int, epoch: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         draws = None if self.seed is None else generator(self.seed, "augment", epoch, index)
         return self.images.image(index, draws), dict(self.images.extras(index))
+
+    def _next_of_class(self, index: int, epoch: int, error: UserError) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The next image of the same class that can be read: the same one in every process."""
+        members: list[int] = (self.images.labels == self.images.labels[index]).nonzero()[:, 0].tolist()
+        place = members.index(index)
+        for other in (members[place + 1 :] + members[:place])[:TRIED]:
+            with suppress(UserError):
+                return self._read(other, epoch)
+        raise UserError(f"{error} (and none of the {TRIED} images after it in its class can be read in its place)")
+
+
+def _collated(parts: Sequence[tuple[Tensor, Mapping[str, Tensor], str]]) -> tuple[Tensor, Any, list[str]]:
+    """A batch of images and what travels with them, and the sentences about those that could not be read."""
+    images, extras, faults = zip(*parts, strict=True)
+    return torch.stack(images), default_collate(list(extras)), [fault for fault in faults if fault]
 
 
 def read(
@@ -64,6 +91,7 @@ def read(
         num_workers=config.workers,
         timeout=config.timeout if config.workers else 0,
         worker_init_fn=_ignore_signals,
+        collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         # without a generator of its own, starting the loader would draw from the ambient one
         generator=torch.Generator(),
@@ -71,9 +99,9 @@ def read(
     try:
         with _remember_readers():
             found = iter(loader)
-        for keys, (pixels, extras) in zip(to_tell, found, strict=True):
+        for keys, (pixels, extras, faults) in zip(to_tell, found, strict=True):
             labels = images.labels[torch.tensor([index for index, _ in keys])]
-            yield Batch(keys=keys, images=pixels, labels=labels, extras=extras)
+            yield Batch(keys=keys, images=pixels, labels=labels, extras=extras, faults=faults)
     except UserError as error:
         # What a reader process raised arrives with that process's traceback, the sentence in its last line. Our own
         # traceback would keep the other readers.

@@ -1,22 +1,48 @@
-"""Images in folders, one folder a class, as ImageNet is usually unpacked."""
+"""A folder, or a zip file, of images: with classes or without, with a held-out part or without."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import suppress
+from functools import cached_property
+from typing import Final, Literal
 
 import attrs
 import numpy as np
 import torch
+from attrs.validators import and_, ge, gt, instance_of, lt, optional
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from vco.api import Data, DataSetting, ImageSet, UserError
+from vco_plugins.pictures import center_crop, read_picture, shown
+from vco_plugins.trees import Tree, open_tree, share_of
+
+HELD_OUT: Final = ("val", "test")
+"""Folders that may hold the held-out images; the first that is there does."""
+USUAL: Final = (1000, 256)
+"""Classes and size where there is nothing yet that they could be read from: ImageNet's."""
+LOOKED_AT: Final = 100
+"""Images that are tried to find out their size."""
+LARGEST: Final = 256
+"""Size that is not exceeded unless it is asked for."""
+
+
+@attrs.frozen(kw_only=True)
+class _Part:
+    """The training or the held-out part: names of images below the root, and the class of each."""
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    """Name of each image's class."""
 
 
 class ImageFolder(Data):
-    """Images in ROOT/train/CLASS/ and ROOT/val/CLASS/ (or test/), cropped as in ADM (Dhariwal & Nichol 2021).
+    """Images in a folder or a zip file, cropped as in ADM (Dhariwal & Nichol 2021).
 
-    Classes are numbered in the alphabetical order of their folders' names. All images are converted to RGB.
+    Four layouts are read: ROOT/train/CLASS/ with ROOT/val/CLASS/ (or test/); the same without a held-out part;
+    ROOT/CLASS/; and images right in ROOT, which are one class. Where nothing is held out, a share of the images is,
+    chosen by the hash of their names. Classes are numbered in the alphabetical order of their folders' names. All
+    images are converted to RGB, turned upright, and read with 8 bits a channel.
 
     Source: the crop is `center_crop_arr` of Dhariwal & Nichol 2021 (ADM), as in all ImageNet-256 protocols.
     """
@@ -25,114 +51,135 @@ class ImageFolder(Data):
     class Config(Data.Config):
         """What a user may set."""
 
-        root: str = attrs.field(default="", validator=attrs.validators.instance_of(str), metadata={"location": True})
-        """Folder that holds train/ and val/ (or test/), each with one folder of images per class."""
-        size: int = attrs.field(default=256, validator=attrs.validators.ge(1))
-        """Side of the square images in pixels, at least 1."""
-        classes: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
-        """Number of classes, at least 1; must be the number of class folders."""
-        flip: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+        root: str = attrs.field(default="", validator=instance_of(str), metadata={"location": True})
+        """Folder or zip file: train/CLASS/ and val/CLASS/ (or test/), or CLASS/, or images without classes."""
+        size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+        """Side of the square images in pixels, at least 1; by default the largest power of 2, up to 256, that is no
+        larger than the first image."""
+        classes: int | None = attrs.field(default=None, validator=optional(ge(1)))
+        """Number of classes, at least 1, if another number of class folders is to be refused; by default theirs."""
+        flip: bool = attrs.field(default=True, validator=instance_of(bool))
         """Whether half of the training images, drawn at random, are mirrored left to right."""
+        held_out: float = attrs.field(default=0.1, validator=and_(gt(0.0), lt(1.0)))
+        """Share of the images that is held out where there is no folder val or test, in (0, 1)."""
+        on_bad: Literal["stop", "skip"] = "stop"
+        """What an image that cannot be read does: it ends the run, after saving, or the next one of its class is read
+        in its place; the run folder lists them in bad-images.txt."""
 
     def __init__(self, config: Config, setting: DataSetting) -> None:
         self.config = config
-        self.root, self.flip = config.root, config.flip
-        self.num_classes = config.classes
-        self.image_shape = (3, config.size, config.size)
-
-    def check(self) -> None:
-        from torchvision.datasets.folder import find_classes
-
-        names: list[list[str]] = []
-        for folder in (self._folder("train"), self._folder("val", "test")):
-            try:
-                names.append(find_classes(folder)[0])
-            except FileNotFoundError:
-                names.append([])
-            if len(names[-1]) != self.num_classes:
-                raise UserError(
-                    f"{folder} (from --data.root) has {len(names[-1])} class folders, but --data.classes is "
-                    f"{self.num_classes}; put each class into a folder of its own"
-                    + (f", or set --data.classes {len(names[-1])}." if names[-1] else ".")
-                )
-        if names[0] != names[1]:
-            example = sorted(set(names[0]) ^ set(names[1]))[0]
-            raise UserError(
-                f"The training and held-out sets in {self.root} (from --data.root) must have the same class "
-                f"folders; {example!r} is in one of them only."
-            )
+        self.tree: Tree | None = open_tree(config.root)
+        self.num_classes = config.classes or (len(self._classes) if self.tree else USUAL[0])
+        size = config.size or (self._size_of_first if self.tree else USUAL[1])
+        self.image_shape = (3, size, size)
 
     def class_names(self) -> Sequence[str]:
-        from torchvision.datasets.folder import find_classes
+        return self._classes
 
-        return find_classes(self._folder("train"))[0]
+    def check(self) -> None:
+        if not self.config.root:
+            raise UserError(
+                "it needs --data.root: a folder or zip file with images, in train/CLASS/ and val/CLASS/, in CLASS/, or "
+                "without classes."
+            )
+        if self.tree is None:
+            raise UserError(
+                f"There is no folder and no zip file {shown(self.config.root)} (from --data.root); give the one that "
+                "holds the images."
+            )
+        train, test = self._parts
+        for part, what in ((train, "training"), (test, "held-out")):
+            if not part.names:
+                raise UserError(f"{shown(self.config.root)} (from --data.root) has no {what} images.")
+        if len(self._classes) != self.num_classes:
+            raise UserError(
+                f"{shown(self.config.root)} (from --data.root) has {len(self._classes)} classes with images, but "
+                f"--data.classes is {self.num_classes}; set --data.classes {len(self._classes)}, or leave it out."
+            )
+        if odd := sorted(set(test.classes) - set(self._classes)):
+            raise UserError(
+                f"The held-out images in {shown(self.config.root)} (from --data.root) have the class {shown(odd[0])}, "
+                "which no training image has; move its images, or add some to the training set."
+            )
 
     def train(self) -> ImageSet:
-        return self._images(self._folder("train"), flip=self.flip)
+        return self._images(self._parts[0], flip=self.config.flip)
 
     def test(self) -> ImageSet:
-        return self._images(self._folder("val", "test"), flip=False)
+        return self._images(self._parts[1], flip=False)
 
-    def _folder(self, *names: str) -> Path:
-        """The first of these subfolders that exists."""
-        if not self.root:
-            raise UserError(
-                "it needs --data.root: a folder with train/ and val/ (or test/), each with a folder of images a class."
-            )
-        for name in names:
-            if (Path(self.root) / name).is_dir():
-                return Path(self.root) / name
-        if not Path(self.root).is_dir():
-            raise UserError(f"There is no folder {self.root} (from --data.root); give the folder that holds train/.")
-        raise UserError(
-            f"{self.root} (from --data.root) has no folder {' or '.join(names)}; give a folder that "
-            "holds train/ and val/ (or test/), each with one folder of images per class."
-        )
+    def _images(self, part: _Part, *, flip: bool) -> ImageSet:
+        assert self.tree is not None, "whoever asks for images has called `check`"
+        numbers = {name: number for number, name in enumerate(self._classes)}
+        labels = torch.tensor([numbers[name] for name in part.classes])
+        return _Files(self.tree, part.names, labels, size=self.image_shape[1], flip=flip, on_bad=self.config.on_bad)
 
-    def _images(self, folder: Path, *, flip: bool) -> ImageSet:
-        from torchvision.datasets import ImageFolder as Listing
+    @cached_property
+    def _classes(self) -> list[str]:
+        """The classes of the training images, in alphabetical order."""
+        return sorted(set(self._parts[0].classes))
 
-        try:
-            samples = Listing(folder).samples
-        except FileNotFoundError as error:  # a class without a readable image
-            raise UserError(f"{folder} (from --data.root) cannot be used: {error}") from error
-        return _Files(folder, samples, size=self.image_shape[1], flip=flip)
+    @cached_property
+    def _parts(self) -> tuple[_Part, _Part]:
+        """The training and the held-out images."""
+        assert self.tree is not None, "there is nothing to list"
+        folders = {name.partition("/")[0] for name in self.tree.names if "/" in name}
+        held_out = next((folder for folder in HELD_OUT if folder in folders), None)
+        if "train" not in folders and held_out is None:
+            return self._split(self.tree.names)
+        train = [name for name in self.tree.names if name.startswith("train/")]
+        if held_out is None:
+            return self._split(train, "train/")
+        test = [name for name in self.tree.names if name.startswith(f"{held_out}/")]
+        return _part(train, "train/"), _part(test, f"{held_out}/")
+
+    def _split(self, names: Sequence[str], below: str = "") -> tuple[_Part, _Part]:
+        """Holds out a share of the images, always the same ones: those whose names have the smallest hashes."""
+        kept = [name for name in names if share_of(name) >= self.config.held_out]
+        return _part(kept, below), _part([name for name in names if share_of(name) < self.config.held_out], below)
+
+    @cached_property
+    def _size_of_first(self) -> int:
+        """The largest power of 2, up to `LARGEST`, that is no larger than the first image that can be read."""
+        assert self.tree is not None, "there is nothing to look at"
+        for name in self.tree.names[:LOOKED_AT]:
+            with suppress(UserError):  # said when it is read in earnest
+                return min(LARGEST, 2 ** (min(self._picture(name).size).bit_length() - 1))
+        return LARGEST
+
+    def _picture(self, name: str) -> Image.Image:
+        assert self.tree is not None, "there is nothing to look at"
+        return read_picture(self.tree.open(name), self.tree.path(name))
+
+
+def _part(names: Sequence[str], below: str) -> _Part:
+    """Images whose class is the first folder below `below`; those that lie in none are one class."""
+    inside = [name.removeprefix(below) for name in names]
+    return _Part(names=tuple(names), classes=tuple(name.rpartition("/")[0].partition("/")[0] for name in inside))
 
 
 class _Files(ImageSet):
-    def __init__(self, folder: Path, samples: list[tuple[str, int]], *, size: int, flip: bool) -> None:
-        self.folder = folder
-        self.paths = [path for path, _ in samples]
-        self.labels = torch.tensor([label for _, label in samples])
-        self.size = size
-        self.flip = flip
+    def __init__(
+        self,
+        tree: Tree,
+        names: Sequence[str],
+        labels: Tensor,
+        *,
+        size: int,
+        flip: bool,
+        on_bad: Literal["stop", "skip"],
+    ) -> None:
+        self.tree, self.names, self.labels = tree, names, labels
+        self.size, self.flip, self.on_bad = size, flip, on_bad
 
     def identity(self) -> Iterator[bytes]:
-        for path in self.paths:
-            yield Path(path).relative_to(self.folder).as_posix().encode()
+        for name in self.names:
+            yield name.encode()
 
     def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
-        # Pillow has no common base class for what its decoders raise on damaged files
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"The image {path} cannot be read ({error}); replace or remove it.") from error
-        pixels = torch.from_numpy(np.array(center_crop(picture, self.size))).permute(2, 0, 1)
+        name = self.names[index]
+        picture = center_crop(read_picture(self.tree.open(name), self.tree.path(name)), self.size)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         if self.flip and generator is not None and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
         return pixels.contiguous()
-
-
-def center_crop(picture: Image.Image, size: int) -> Image.Image:
-    """The central square, `size` pixels wide, of a picture resized until its shorter side is `size`.
-
-    Source: `center_crop_arr` of Dhariwal & Nichol 2021 (ADM): averaging halves while possible, then bicubic.
-    """
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
