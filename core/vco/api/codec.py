@@ -51,7 +51,7 @@ class Codec(Component, nn.Module):
 
         Args:
             images: the images.
-            noise: standard normal numbers [b, *noise_shape], or None for the stream's most likely value. The core draws
+            noise: standard normal numbers `[b, *noise_shape]`, or None for the stream's most likely value. The core draws
                 them from (seed, epoch, image index), so that a resumed run sees the same stream.
         """
 
