@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,6 +71,21 @@ class RunFolder:
     def samples(self) -> Path:
         """The sample grids."""
         return self.path / "samples"
+
+    @property
+    def real(self) -> Path:
+        """Training images in the order of the sample grids."""
+        return self.samples / "real.png"
+
+    @property
+    def trajectory(self) -> Path:
+        """How some samples come out of noise."""
+        return self.samples / "trajectory.png"
+
+    @property
+    def cost(self) -> Path:
+        """The size of the model, and the work of training it with one image."""
+        return self.path / "cost.json"
 
     @property
     def sessions(self) -> Path:
@@ -152,6 +168,16 @@ class RunFolder:
         write_atomic(self.config, yaml.safe_dump(to_plain_run(invocation.config), sort_keys=False))
         write_atomic(self.plugins, yaml.safe_dump(invocation.catalog.origins()))
 
+    def earlier_sessions(self) -> list[dict[str, Any]]:
+        """How the run was started, each time; lines that cannot be read are left out."""
+        found: list[dict[str, Any]] = []
+        text = self.sessions.read_text(errors="replace") if self.sessions.exists() else ""
+        for line in text.splitlines():
+            with suppress(ValueError, RecursionError):
+                session = json.loads(line)
+                found += [session] if isinstance(session, dict) else []
+        return found
+
     def begin_session(self, session: Mapping[str, Any]) -> None:
         """Notes how the run was started this time."""
         with self.sessions.open("a") as file:
@@ -159,7 +185,7 @@ class RunFolder:
 
     def other_settings(self, invocation: Invocation) -> list[str]:
         """The options of the command line whose values are not those that the folder has, but for its place."""
-        before, now = (_flat(to_plain_run(run)) for run in (self.read_config(invocation.catalog), invocation.config))
+        before, now = (flat(to_plain_run(run)) for run in (self.read_config(invocation.catalog), invocation.config))
         return sorted(key for key in now if before.get(key) != now[key] and key != "output_dir")
 
     def refuse_another_run(self, invocation: Invocation) -> None:
@@ -183,7 +209,7 @@ class RunFolder:
 
 def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ and which may not change in the midst of one: key -> both values."""
-    old, new = _flat(to_plain_run(before)), _flat(to_plain_run(now))
+    old, new = flat(to_plain_run(before)), flat(to_plain_run(now))
     free = {
         f"{part.path}.{name}"
         for part in now.parts
@@ -199,12 +225,12 @@ def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]
     }
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """{"train": {"steps": 5}} -> {"train.steps": 5}; a list of components is flattened by their names."""
     if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
         order = {f"{prefix}.order": [item["name"] for item in value]} if len(value) > 1 else {}
-        return order | _flat({item["name"]: item for item in value}, prefix)
+        return order | flat({item["name"]: item for item in value}, prefix)
     if not isinstance(value, dict):
         return {prefix: value}
-    parts = [_flat(part, f"{prefix}.{key}".lstrip(".")) for key, part in value.items()]
+    parts = [flat(part, f"{prefix}.{key}".lstrip(".")) for key, part in value.items()]
     return {path: leaf for part in parts for path, leaf in part.items()}

@@ -1,10 +1,13 @@
 """How a run was started: what sessions.jsonl notes every time that it begins or goes on."""
 
+import hashlib
+import inspect
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +22,21 @@ from vco.config.resolve import Invocation
 
 LIBRARIES: Final = ("torch", "torchvision", "accelerate", "transformers", "timm")
 """Libraries whose versions are noted, where they are installed."""
+
+
+def changed_code(sessions: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[str]:
+    """A sentence for each component whose code is not what it was when the run was last started.
+
+    Args:
+        sessions: what was noted before, in order.
+        now: what is to be noted this time.
+    """
+    before: Mapping[str, Any] = sessions[-1].get("code", {}) if sessions else {}
+    return [
+        f"the code of {part} has changed since the run was last started, so that it may go on otherwise"
+        for part, digest in now["code"].items()
+        if before.get(part, digest) != digest
+    ]
 
 
 def session(invocation: Invocation, accelerator: Accelerator, step: int) -> dict[str, Any]:
@@ -45,8 +63,17 @@ def session(invocation: Invocation, accelerator: Accelerator, step: int) -> dict
         "python": platform.python_version(),
         "vco": __version__,
         "commit": _commit(),
+        "code": {part.title: _code(part.component) for part in invocation.config.parts},
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
     }
+
+
+def _code(component: type[Any]) -> str:
+    """A hash of the module that a component is written in; empty where its source is not at hand."""
+    with suppress(OSError, TypeError):
+        source = inspect.getsource(sys.modules[component.__module__])
+        return hashlib.sha256(source.encode()).hexdigest()[:12]
+    return ""
 
 
 def _version(name: str) -> str:

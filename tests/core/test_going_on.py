@@ -116,6 +116,20 @@ def test_frozen_encoders_are_remembered_by_their_weights(tmp_path: Path) -> None
     assert all(len(digest) == 64 for digest in facts["contents"].values())
 
 
+def test_code_that_has_changed_since_is_said(tmp_path: Path, capsys: Capture) -> None:
+    argv = tiny.argv(tmp_path, "--train.steps", "1", "--metric", "none")
+    assert main_run(argv) == 0
+    path = tmp_path / "sessions.jsonl"
+    before = json.loads(path.read_text())
+    assert {"backbone jit-dual", "loss hybrid", "data digits"} <= before["code"].keys()
+    path.write_text(json.dumps(before | {"code": before["code"] | {"loss hybrid": "0123456789ab"}}) + "\n")
+    capsys.readouterr()
+    assert main_run([str(tmp_path), "--train.steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "the code of loss hybrid has changed since the run was last started" in out
+    assert out.count("the code of") == 1
+
+
 # ----------------------------------------------------------------------------------------------------- bad commands
 
 
