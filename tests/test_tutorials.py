@@ -48,8 +48,10 @@ def small(arguments: list[str], number: int) -> list[str]:
     steps = ["--train.steps", str(2 + number)]
     if arguments and not arguments[0].startswith("-"):  # it goes on with its own settings
         return [part for part in arguments if part not in ("--train.steps", "1200")] + steps
-    kept = {"--train.samples-per-class"} & set(arguments)
-    added = [part for name, value in SMALL.items() if f"--{name}" not in kept for part in (f"--{name}", value)]
+    sizes = {
+        name: value for name, value in SMALL.items() if name != "train.samples-per-class" or "--data" not in arguments
+    }
+    added = [part for name, value in sizes.items() for part in (f"--{name}", value)]
     return [*arguments, *added, *steps]
 
 

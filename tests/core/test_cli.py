@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -8,9 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import yaml
+from PIL import Image
 
 from vco.cli import main_run
 from vco.evaluation.evaluate import Evaluation
@@ -354,3 +357,37 @@ def test_settings_that_failed_before_the_first_checkpoint_bind_nobody(tmp_path: 
 def test_weights_of_streams_that_do_not_exist_are_refused(tmp_path: Path, capsys: Capture) -> None:
     assert main_run(tiny.argv(tmp_path, "--train.stream-weights", "image=1,feature=0.1")) == 2
     assert "names 'feature', which is no stream of this run (features, image)" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- the usual preset
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "preset"),
+    [
+        (8, (), "images32"),
+        (32, (), "images32"),
+        (100, (), "images64"),
+        (100, ("--data.size", "32"), "images32"),
+        (300, (), "images256"),
+        (20, (), "images32"),
+        (64, ("--preset", "images32"), "images32"),
+    ],
+)
+def test_the_preset_follows_the_size_of_the_images(
+    side: int, options: tuple[str, ...], preset: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "cat").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    for number in range(30):
+        Image.fromarray(pixels).save(tmp_path / "cat" / f"{number}.png")
+    argv = ["--data", "image-folder", "--data.root", str(tmp_path), *options, "--dry-run"]
+    status = main_run(argv)
+    out = capsys.readouterr().out
+    assert re.search(rf"^ *preset  {preset}$", out, re.MULTILINE), out
+    assert status == 0
+
+
+def test_digits_keep_their_preset(tmp_path: Path, capsys: Capture) -> None:
+    assert main_run(["--data", "digits", "--output-dir", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert "preset  digits" in capsys.readouterr().out

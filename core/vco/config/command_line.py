@@ -23,7 +23,10 @@ DEFAULT_PRESET: Final = "digits"
 SHORT: Final = {"from": "start_from"}
 """Option -> the setting that it is short for."""
 FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no value
-    "preset": ("NAME", f"settings to start from [{DEFAULT_PRESET}; none with a --config]; of several the last wins"),
+    "preset": (
+        "NAME",
+        f"settings to start from [{DEFAULT_PRESET}, or by the size of --data; none with --config]; the last wins",
+    ),
     "config": ("FILE", "YAML file on top of the preset, such as a run's config.yaml; of several the last wins"),
     "resume": ("RUN", "go on with the run in this folder, wherever it lies; the same as the folder alone"),
     "name": ("NAME", "run folder runs/NAME"),

@@ -77,9 +77,10 @@ def _named_by_choices(line: CommandLine, given: Layer, preset: str, catalog: Cat
     parts = [preset or text.get("data"), *(text.get(section) for section in NAMING[1:])]
     parts += [Path(path).stem for path in line.flags["config"]]
     sampled, places = _options(given, catalog)
+    usual = "" if line.flags["preset"] else preset  # which already follows from the data
     settings: list[str] = []
     for key, item in sorted(line.layer.items()):
-        named = key in NAMING[1:] or (key == "data" and not preset)
+        named = key in NAMING[1:] or (key == "data" and preset in ("", usual))
         free = key.startswith(MAY_CHANGE) and key != "start_from"
         if not (named or free or key in sampled):
             value = Path(str(item.value)).name if key in places else item.value

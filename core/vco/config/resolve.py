@@ -19,6 +19,7 @@ from vco.config.help import help_text
 from vco.config.placement import new_run, resumed_run
 from vco.config.plain import Given, build, is_list, read_plain, to_plain, unsupported
 from vco.config.settings import Part, RunConfig
+from vco.config.usual_preset import usual_preset
 from vco.errors import UserError, did_you_mean, one_line
 from vco.kinds import NONE, PRESETS, SECTIONS
 from vco.plugins.discovery import with_modules
@@ -71,7 +72,7 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
     ]
     resumed = resumed_run(line, errors)
     files = [f"{resumed}/config.yaml"] if resumed else line.flags["config"]
-    presets = line.flags["preset"] or ([] if files else [DEFAULT_PRESET])
+    presets = line.flags["preset"] or ([] if files else [usual_preset(line, catalog)])
     preset = "+".join(presets)
 
     given = _stack([*_layers_below(presets, files, catalog, errors), line.layer], catalog)
