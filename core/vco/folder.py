@@ -112,6 +112,8 @@ class RunFolder:
 
     def score(self) -> dict[str, Any] | None:
         """What eval.json holds; None if there is none that can be read."""
+        if not self.eval.is_file():  # also of a pipe, which would be read for ever
+            return None
         try:
             found = json.loads(self.eval.read_text())
         except (OSError, ValueError, RecursionError):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vco.errors import UserError
+from vco.errors import TrainingStoppedError, UserError
 from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint, load, load_newest, save
 
@@ -311,3 +311,50 @@ def test_the_manifest_fingerprints_every_file(two: Path) -> None:
     del sizes["MANIFEST.json"]
     assert {name: entry["bytes"] for name, entry in manifest.items()} == sizes
     assert all(len(entry["sha256"]) == 64 for entry in manifest.values())
+
+
+# --------------------------------------------------------------------------------------------------------- housekeeping
+
+
+def test_a_link_in_the_place_of_an_old_checkpoint_is_removed_and_not_what_it_leads_to(
+    two: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (two / "step-00000004").rename(elsewhere)
+    (two / "step-00000004").symlink_to(elsewhere, target_is_directory=True)
+    save(two, at(30), keep=1)
+    assert [path.name for path in sorted(two.iterdir())] == ["step-00000030"]
+    assert (elsewhere / "MANIFEST.json").exists()
+
+
+def test_files_with_the_names_of_folders_are_in_nobodys_way(two: Path) -> None:
+    (two / ".step-00000005.1.tmp").write_text("left over")
+    (two / "step-00000099").write_text("no checkpoint")
+    (two / "step-00000030").write_text("no checkpoint either")
+    newest = load_newest(two, pytest.fail)
+    assert newest is not None
+    assert newest.step == 6
+    save(two, at(30), keep=2)
+    assert load(two / "step-00000030").step == 30
+    assert not (two / ".step-00000005.1.tmp").exists()
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "_remove", refused)
+    said: list[str] = []
+    save(two, at(30), keep=1, report=said.append)
+    assert len(said) == 2
+    assert all("cannot be removed (Permission denied); it stays" in sentence for sentence in said)
+    assert load(two / "step-00000030").step == 30
+
+
+def test_too_little_space_is_seen_before_anything_is_written(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))  # pyright: ignore
+    monkeypatch.setattr(checkpoint, "save_file", pytest.fail)
+    before = sorted(path.name for path in two.iterdir())
+    with pytest.raises(TrainingStoppedError, match=r"No space left on device \(.* MB are needed, 0\.0 MB are free\)"):
+        save(two, at(30), keep=2)
+    assert sorted(path.name for path in two.iterdir()) == before

@@ -5,6 +5,7 @@ kill at any moment leaves the newest whole checkpoint usable, and damage is foun
 "Checkpoints").
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -38,18 +39,48 @@ class Checkpoint:
     """Plain data beside the tensors."""
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def save(folder: Path, checkpoint: Checkpoint, keep: int, report: Callable[[str], None] = print) -> Path:
     """Writes `folder`/step-00001000 and then prunes to the `keep` newest checkpoints.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        checkpoint: what to write.
+        keep: how many of the newest stay.
+        report: called with a sentence about an old checkpoint that cannot be removed.
 
     Raises:
         TrainingStoppedError: if it cannot be written (full disk, folder removed); older ones are untouched then.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    try:
+        final = write(folder, checkpoint)
+    except (OSError, SafetensorError) as error:
+        raise TrainingStoppedError(
+            f"training stopped: cannot write checkpoint {_path(folder, checkpoint.step)}: {error}; older checkpoints "
+            "are untouched: put that right, then the same command goes on from the newest"
+        ) from error
+    # later ones are damaged, like one that was here, and must not push out a whole one
+    for old in [path for path in _steps(folder) if _step(path) <= checkpoint.step][keep:]:
+        try:
+            _remove(old)
+        except OSError as error:
+            report(f"the old checkpoint {old} cannot be removed ({error.strerror}); it stays")
+    return final
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes `folder`/step-00001000, whole or not at all; returns its path.
+
+    Raises:
+        OSError: if it cannot be written; before anything is, where the disk has too little space.
+        SafetensorError: if it cannot be written, too.
+    """
+    final = _path(folder, checkpoint.step)
     aside = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(exist_ok=True)
         for stale in folder.glob(".*.tmp"):
-            shutil.rmtree(stale)
+            _remove(stale)
+        _require_space(folder, checkpoint)
         aside.mkdir()
         for stem, tensors in checkpoint.tensors.items():
             # copied even from the CPU: safetensors refuses tensors that share memory, such as tied weights
@@ -62,19 +93,30 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         for name in (*manifest, MANIFEST, "."):
             fsync(aside / name)
         if final.exists():  # only a damaged one can be there: a whole one would have been resumed from
-            shutil.rmtree(final)
+            _remove(final)
         aside.rename(final)
         fsync(folder)
-        # later ones are damaged, like the one above, and must not push out a whole one
-        for old in [path for path in _steps(folder) if _step(path) <= checkpoint.step][keep:]:
-            shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError):
         shutil.rmtree(aside, ignore_errors=True)
-        raise TrainingStoppedError(
-            f"training stopped: cannot write checkpoint {final}: {error}; older checkpoints are untouched: put that "
-            "right, then the same command goes on from the newest"
-        ) from error
+        raise
     return final
+
+
+def _require_space(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raises `OSError` if the disk has too little space: an error in the midst of writing would take as long."""
+    needed = sum(tensor.nbytes for tensors in checkpoint.tensors.values() for tensor in tensors.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({sizes})")
+
+
+def _remove(path: Path) -> None:
+    """Removes what is there: a folder, a file, or a link but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def load_newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
@@ -104,11 +146,17 @@ def load_step(folder: Path, step: int) -> Checkpoint:
     Raises:
         UserError: if there is none (those that there are are named), or it is damaged.
     """
-    path = folder / f"step-{step:08d}"
+    path = _path(folder, step)
     if not path.is_dir():
         present = ", ".join(str(_step(known)) for known in reversed(_steps(folder))) or "none at all"
         raise UserError(f"there is no checkpoint of step {step} in {folder}; there are those of steps {present}")
     return load(path)
+
+
+def fingerprints(folder: Path, step: int) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint that was loaded, by its name, as in "ema-0.safetensors"."""
+    manifest: dict[str, dict[str, Any]] = json.loads((_path(folder, step) / MANIFEST).read_text())
+    return {name: expected["sha256"] for name, expected in manifest.items()}
 
 
 def load(path: Path) -> Checkpoint:
@@ -138,7 +186,17 @@ def load(path: Path) -> Checkpoint:
 
 def _steps(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal()), key=_step, reverse=True)
+    found = (path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
+    return sorted(found, key=_step, reverse=True)
+
+
+def state_of(folder: Path, step: int) -> dict[str, Any]:
+    """The plain data of a checkpoint that was loaded."""
+    return json.loads((_path(folder, step) / STATE).read_text())
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def _step(path: Path) -> int:

@@ -1,11 +1,21 @@
 """Files that are either whole or not there, and a lock so that two runs never share a folder."""
 
 import fcntl
+import hashlib
 import os
+import platform
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+from tqdm import tqdm
 
 from vco.errors import UserError
+
+PIECE: Final = 2**22
+"""Bytes that are hashed at a time."""
 
 
 def fsync(path: Path) -> None:
@@ -35,25 +45,68 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def lock(folder: Path) -> IO[str]:
-    """Creates a run folder and locks it until the returned file is closed or the process ends, however it ends.
+@contextmanager
+def new_folder(folder: Path) -> Generator[Path]:
+    """A folder to write to that becomes `folder` when all is written; nothing is left of it if an error comes between.
+
+    Raises:
+        UserError: if there is something already, but for an empty folder.
+        OSError: if it cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; choose another --out, or move that away")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        fsync(aside)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; what takes long shows its progress."""
+    digest = hashlib.sha256()
+    bar = tqdm(total=path.stat().st_size, desc="hashing", unit="B", unit_scale=True, delay=1.0, leave=False)
+    with path.open("rb") as file, bar:
+        while chunk := file.read(PIECE):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def lock(folder: Path, what: str = "run", option: str = "--output-dir") -> IO[str]:
+    """Creates a folder and locks it until the returned file is closed or the process ends, however it ends.
+
+    Args:
+        folder: what only one process at a time may write to.
+        what: what is written there, for messages.
+        option: the option that chooses another folder, for messages.
 
     Raises:
         UserError: if it cannot be written to, or another process holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(
-            f"cannot write to the run folder {folder}: {error.strerror}; choose another one with --output-dir"
+            f"cannot write to the {what} folder {folder}: {error.strerror}; choose another one with {option}"
         ) from error
     try:
         # unlike flock, not inherited by reader processes, which may outlive a killed run by seconds
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        file.seek(0)
+        who = file.readline(100).strip()
         file.close()
+        by = f" ({who})" if who.isprintable() and who else ""
         raise UserError(
-            f"another run is writing to {folder}; wait for it or choose another folder with --output-dir"
+            f"another {what} is writing to {folder}{by}; wait for it or choose another folder with {option}"
         ) from error
+    with suppress(OSError):  # a full disk must not keep a run from saying that it is finished
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
     return file

@@ -14,7 +14,7 @@ def read_lines(path: Path) -> dict[str, dict[str, float]]:
     Left out are lines without a step, which a kill has cut short or somebody has edited, and what is no number.
     """
     lines: dict[str, dict[str, float]] = {}
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError, AttributeError, RecursionError):
             found: Any = json.loads(line).items()
             values = {name: float(v) for name, v in found if isinstance(v, int | float) and abs(v) < 1e39}
@@ -29,7 +29,7 @@ def keep_lines(path: Path, step: int) -> None:
         path: the file; it need not exist.
         step: the last step whose line is kept.
     """
-    if path.exists():
+    if path.is_file():
         kept = [line for line, values in read_lines(path).items() if values["step"] <= step]
         write_atomic(path, "".join(f"{line}\n" for line in kept))
 
