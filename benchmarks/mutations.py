@@ -50,6 +50,11 @@ def changes(node: ast.AST) -> Iterator[Change]:
         yield "mask inverted", node.operand
     if isinstance(node, ast.withitem) and "no_grad" in ast.unparse(node.context_expr):
         yield "detach: no_grad left out", ast.withitem(ast.parse("torch.enable_grad()", mode="eval").body)
+    if isinstance(node, ast.withitem) and "sdpa_kernel" in ast.unparse(node.context_expr):
+        nothing = ast.parse("__import__('contextlib').nullcontext()", mode="eval").body
+        yield "attention without forward derivative: sdpa_kernel left out", ast.withitem(nothing)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and "denoising_weights" in ast.unparse(node.right):
+        yield "denoising weights forgotten", node.left
     if isinstance(node, ast.Raise) and node.exc is not None and "UserError" in ast.unparse(node.exc):
         yield "check left out", ast.Pass()
 
@@ -73,6 +78,10 @@ def _changes_of_call(node: ast.Call) -> Iterator[Change]:
         yield "end of a step forgotten", ast.Call(node.func, [*node.args[:2], node.args[1]], [])
     if name == "of" and len(node.args) == 1 and isinstance(owner, ast.Name):
         yield "positions forgotten: all tokens", node.args[0]
+    if name == "noised" and len(node.args) == 1:
+        yield "streams of other times: noised() becomes noisy", ast.Attribute(owner, "noisy", ast.Load())
+    if name == "clamp" and [(k.arg, _integer(k.value)) for k in node.keywords] in ([("min", 0)], [("max", 1)]):
+        yield "time out of range: .clamp() left out", owner
     if name == "masked_fill":
         yield "mask forgotten: .masked_fill() left out", owner
     if name == "where" and len(node.args) == 3:

@@ -14,7 +14,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fits are kept in a folder of this session, never in the user's."""
+    """Fits and tables are kept in folders of this session, never in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("tables")))  # read when datasets is imported
         yield

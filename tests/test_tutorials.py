@@ -11,7 +11,7 @@ from PIL import Image
 from vco.cli import main_run, main_vco
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("tutorials/first_run", "tutorials/your_own_images", "tutorials/cluster")
+PAGES = ("tutorials/first_run", "tutorials/your_own_images", "tutorials/cluster", "comparing", "reading_a_report")
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train.batch-size": "20", "train.samples-per-class": "2", "train.fit-samples": "60", "train.log-every": "1",

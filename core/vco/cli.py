@@ -12,8 +12,14 @@ from vco.errors import SingleProcessError, TrainingStoppedError, UserError
 from vco.plugins.discovery import describe, load_catalog
 
 VERBS: Final = {  # verb -> (module with its `main`, what it does)
+    "data": ("vco.commands.data", "look at a data set before a run depends on it"),
     "check": ("vco.testing.command", "check that a plugin keeps the contracts of vco.api, law by law"),
     "new": ("vco.starter.command", "write a plugin package to begin with, which passes and runs at once"),
+    "sample": ("vco.commands.sample", "write images of a run: a folder, an npz file, how they come out of noise"),
+    "eval": ("vco.commands.evaluate", "score a run, a folder of images or an npz file; search for the best settings"),
+    "compare": ("vco.commands.compare", "put runs beside each other, at equal amounts of training and with their noise"),
+    "import": ("vco.commands.importing", "make a run folder of published weights of V-Co or JiT"),
+    "export": ("vco.commands.exporting", "write a run's weights with settings and model card, to publish them"),
 }
 
 

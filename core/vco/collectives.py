@@ -4,6 +4,8 @@ A loss or adapter that couples samples uses these, so that one process and many 
 they return their input.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,8 +25,21 @@ def gather_rows(local: Tensor) -> Tensor:
     return _Gather.apply(local) if _several() else local
 
 
+_ALONE = [False]
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Inside it this process behaves as the only one, and waits for no other."""
+    before, _ALONE[0] = _ALONE[0], True
+    try:
+        yield
+    finally:
+        _ALONE[0] = before
+
+
 def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return distributed.is_available() and distributed.is_initialized() and not _ALONE[0]
 
 
 class _Sum(torch.autograd.Function):

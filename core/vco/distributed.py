@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Final, Literal
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -11,6 +12,12 @@ from accelerate.utils import gather_object
 
 from vco.config.settings import RunConfig
 from vco.errors import TrainingStoppedError, UserError, one_line
+from vco.heartbeat import Heartbeats, end_with_launcher
+
+_beating: list[Heartbeats] = []
+"""The signs of life of this run's processes; empty where there is one process."""
+EXCHANGE: Final = ("gloo", "NCCL", "Gloo", "Connection", "Timed out", "ProcessGroup", "Broken pipe")
+"""Words of the errors that a failed exchange between processes raises."""
 
 
 def process_count() -> int:
@@ -26,6 +33,19 @@ def process_count() -> int:
     return int(count)
 
 
+def precision_of(config: RunConfig, device: torch.device | str) -> Literal["fp32", "bf16"]:
+    """The arithmetic of a run's network on a device, in training and in sampling."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    return "bf16" if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast_of(config: RunConfig, device: torch.device | str) -> torch.autocast:
+    """The context in which a run's network computes as it did in training."""
+    bf16 = precision_of(config, device) == "bf16"
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16)
+
+
 def connect_processes(config: RunConfig) -> Accelerator:
     """Connects this process with the others and chooses device and precision.
 
@@ -33,8 +53,8 @@ def connect_processes(config: RunConfig) -> Accelerator:
         UserError: if the processes do not find each other.
     """
     cuda = torch.cuda.is_available()
-    bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = {"auto": "bf16" if bf16 else "no", "fp32": "no", "bf16": "bf16"}[config.mixed_precision]
+    precision = {"fp32": "no", "bf16": "bf16"}[precision_of(config, "cuda" if cuda else "cpu")]
+    end_with_launcher()
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     try:
         accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, kwargs_handlers=[timeout])
@@ -45,12 +65,38 @@ def connect_processes(config: RunConfig) -> Accelerator:
             f"the processes cannot meet ({one_line(error)}): start several with torchrun (and ACCELERATE_USE_CPU=true "
             "where there is no GPU), or unset RANK, LOCAL_RANK and WORLD_SIZE for one process"
         ) from error
+    if accelerator.num_processes > 1:
+        _beating.append(Heartbeats(config.train.timeout))
     return accelerator
+
+
+def disconnect_processes(accelerator: Accelerator) -> None:
+    """Ends the connection of the processes."""
+    while _beating:
+        _beating.pop().close()
+    accelerator.end_training()
+
+
+@contextmanager
+def losses_of_processes_named() -> Generator[None]:
+    """Turns a failed exchange with other processes into a sentence that names the one that is stopped or hung.
+
+    Raises:
+        TrainingStoppedError: instead of the `RuntimeError` of the exchange.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _beating or not any(word in str(error) for word in EXCHANGE):
+            raise
+        raise _beating[-1].explain(error) from error
 
 
 @contextmanager
 def errors_shared() -> Generator[None]:
     """Raises an error that any process meets inside the block in all processes, so that none of them goes on alone.
+
+    One process may work in it for as long as it needs; the others wait while it is alive.
 
     Raises:
         UserError: with each sentence once, those of others than process 0 with their number.
@@ -60,6 +106,8 @@ def errors_shared() -> Generator[None]:
         yield
     except UserError as error:
         mine = error
+    if _beating:
+        _beating[-1].meet()
     said: dict[str, int] = {}
     for number, sentence in enumerate(gather_object([str(mine or "")])):
         said.setdefault(sentence, number)

@@ -24,10 +24,12 @@ from vco.opened_run import load_weak
 from vco.reporting.live import LiveReport
 from vco.reporting.report import write_report
 from vco.run import Run, assemble
-from vco.sessions import session
+from vco.sessions import changed_code, session
 from vco.training.loop import Training
+from vco.training.pictures import write_trajectory
+from vco.training.starting import missing_source
 from vco.training.stopping import requeue
-from vco.training.trackers import log_scores
+from vco.training.trackers import log_scores, missing_trackers
 
 NOT_READY: Final = 3
 """Exit status of a dry run that found something missing or in the way."""
@@ -42,7 +44,8 @@ def run_job(invocation: Invocation) -> int:
     config = invocation.config
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
     plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=process_count())
-    folder, missing = RunFolder(Path(config.output_dir)), plan.missing()
+    folder, missing = RunFolder(Path(config.output_dir)), [*plan.missing(), *missing_trackers(config)]
+    missing += [] if folder.trained else missing_source(config.start_from)
     if invocation.dry_run:
         return _say_what_would_be_done(invocation, plan, folder, missing)
     if missing:
@@ -105,7 +108,10 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
             say(f"resuming after step {training.step} of {steps}")
         if main:
             folder.record(invocation, run.facts)
-            folder.begin_session(session(invocation, accelerator, training.step))
+            now = session(invocation, accelerator, training.step)
+            for sentence in changed_code(folder.earlier_sessions(), now):
+                say(sentence)
+            folder.begin_session(now)
         training.note_cost()
         if stopped := training.train(LiveReport(folder) if main else None):
             say(f"stopped by a signal after step {training.step}; the same command goes on from there")
@@ -165,7 +171,7 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
             log_scores(training.accelerator, steps, [result.plain() for result in results])
         else:
             folder.eval.unlink(missing_ok=True)
-        training.draw_trajectory(folder.trajectory)
+        write_trajectory(training.run, training.averaged(), folder, training.accelerator)
         write_report(folder)
     scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results) or "not scored (--metric none)"
     real = f" (real images: {', '.join(f'{r.real_value:.3f}' for r in results)})" if results else ""

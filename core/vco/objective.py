@@ -189,10 +189,14 @@ class Objective(nn.Module):
         )
         completed = complete(denoised, step.noisy, step.times)
 
+        errors: Streams = {}
         if not any(loss.replaces_denoising for loss in active.values()):
             for stream, error in self._errors(denoised, step).items():
-                losses[stream] = _weighted(error.square(), draw.denoising_weights[stream]).mean()
+                errors[stream] = _weighted(error.square(), draw.denoising_weights[stream])
+                losses[stream] = errors[stream].mean()
                 total = total + self.stream_weights.get(stream, 1.0) * losses[stream]
+        if watch := self.beside.get("watch"):  # the log's, which changes nothing
+            watch(step.clean, step.times, errors)
         step = step.answered(completed)
         for name, value in self.process.losses(step.times, step.denoised).items():
             losses[f"process.{name}"] = value

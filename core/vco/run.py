@@ -56,15 +56,7 @@ class Run:
 
     def load(self) -> None:
         """Loads the codec and the frozen encoders; raises `UserError` if one cannot be."""
-        for path, part in self.frozen.items():
-            title = self.config.part(path).title
-            try:
-                part.load()
-            except UserError as error:
-                raise UserError(error.of(title, self.config.option_of(path))) from error
-            except Exception as error:  # files of any kind, read by code of anybody
-                raise UserError(f"{title} cannot be loaded: {one_line(error)}") from error
-            part.requires_grad_(False).eval()
+        load_frozen(self.config, self.frozen)
 
     def missing(self) -> list[str]:
         """One sentence for every file that the run needs and cannot find."""
@@ -142,6 +134,20 @@ def assemble(
     )
 
 
+def known_facts(config: RunConfig, catalog: Catalog, origin: Mapping[str, str] | None = None) -> RunFacts:
+    """What the settings alone tell of data set and encoders, neither of which need be at hand.
+
+    Raises:
+        UserError: if one of them cannot be built.
+    """
+    fit = Compatibility(config, catalog, origin or {})
+    data: api.Data = fit.build("data", api.DataSetting())
+    with torch.device("meta"):
+        sources = _sources(config, fit, data.image_shape)
+    features = {name: source.spec for name, source in sources.items()}
+    return RunFacts(image_shape=data.image_shape, num_classes=data.num_classes, features=features)
+
+
 def _sources(config: RunConfig, fit: Compatibility, image_shape: tuple[int, int, int]) -> dict[str, FeatureSource]:
     """The encoders by name; none if neither backbone, adapter nor any loss wants one."""
     backbone, adapter = config.part("backbone").component, config.part("adapter").component
@@ -205,6 +211,23 @@ def _networks(
         stream_weights=config.train.stream_weights,
     )
     return objective, solver
+
+
+def load_frozen(config: RunConfig, frozen: Mapping[str, api.Codec | api.FeatureSource]) -> None:
+    """Loads codecs and encoders, given by their place in the configuration.
+
+    Raises:
+        UserError: if one cannot be loaded.
+    """
+    for path, part in frozen.items():
+        title = config.part(path).title
+        try:
+            part.load()
+        except UserError as error:
+            raise UserError(error.of(title, config.option_of(path))) from error
+        except Exception as error:  # files of any kind, read by code of anybody
+            raise UserError(f"{title} cannot be loaded: {one_line(error)}") from error
+        part.requires_grad_(False).eval()
 
 
 def choose_metrics(

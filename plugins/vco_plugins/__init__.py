@@ -107,12 +107,23 @@ def vco_optimizers() -> dict[str, str]:
 
 @hookimpl
 def vco_metrics() -> dict[str, str]:
-    return {"fd": "vco_plugins.metrics.fd:FD"}
+    return {
+        "fd": "vco_plugins.metrics.fd:FD",
+        "kid": "vco_plugins.metrics.kid:KID",
+        "mind": "vco_plugins.metrics.mind:MIND",
+        "prc": "vco_plugins.metrics.prc:PRC",
+        "is": "vco_plugins.metrics.inception_score:InceptionScore",
+    }
 
 
 @hookimpl
 def vco_data() -> dict[str, str]:
-    return {"digits": "vco_plugins.data.digits:Digits", "image-folder": "vco_plugins.data.image_folder:ImageFolder"}
+    return {
+        "digits": "vco_plugins.data.digits:Digits",
+        "image-folder": "vco_plugins.data.image_folder:ImageFolder",
+        "shards": "vco_plugins.data.shards:Shards",
+        "hf": "vco_plugins.data.hf:HuggingFace",
+    }
 
 
 @hookimpl

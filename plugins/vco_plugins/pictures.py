@@ -1,8 +1,8 @@
 """Image files of any kind as RGB pictures: what they show is what is read, or they are refused."""
 
 import warnings
-from io import BufferedIOBase
-from typing import Final
+from io import BytesIO
+from typing import IO, Final
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,9 +13,11 @@ MOST_PIXELS: Final = 89_000_000
 """Pixels above which a file is taken for a mistake, or for an attack on the memory; Pillow warns there too."""
 LONGEST: Final = 8
 """A picture that is longer than this many times its width is cut to that before it is resized."""
+ENDINGS: Final = {"JPEG": "jpg", "TIFF": "tif"}
+"""Format as Pillow calls it -> usual ending, where that is another word."""
 
 
-def read_picture(opened: BufferedIOBase, path: str) -> Image.Image:
+def read_picture(opened: IO[bytes], path: str) -> Image.Image:
     """The picture in a file, upright and in RGB.
 
     Orientation tags are obeyed. Sixteen bits a channel become eight; of animations the first frame is read.
@@ -48,6 +50,12 @@ def read_picture(opened: BufferedIOBase, path: str) -> Image.Image:
     # Pillow has no common base class for what its decoders raise on damaged files
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:
         raise UserError(f"The image {shown(path)} cannot be read ({error}); replace or remove it.") from error
+
+
+def ending_of(content: bytes) -> str:
+    """The usual ending of a picture file that can be read, by its content: "jpg", "png", ..."""
+    with Image.open(BytesIO(content)) as file:
+        return ENDINGS.get(file.format or "", (file.format or "img").lower())
 
 
 def shown(path: str) -> str:

@@ -77,13 +77,15 @@ def test_after_a_resume_every_score_is_there_once(step: int, often: Path, tmp_pa
     cut_short = '{"step": 6, "val'
     (tmp_path / "evals.jsonl").write_text((often / "evals.jsonl").read_text() + cut_short)
     tiny.train(tmp_path, *OFTEN)
-    assert (tmp_path / "evals.jsonl").read_text() == (often / "evals.jsonl").read_text()
+    there, before = (tiny.lines(folder / "evals.jsonl") for folder in (tmp_path, often))
+    assert [line | {"time": ""} for line in there] == [line | {"time": ""} for line in before]
 
 
 def test_scores_during_training_may_be_asked_for_later(tmp_path: Path, capsys: Capture) -> None:
     assert main_run(tiny.argv(tmp_path, "--train.steps", "2")) == 0
     assert main_run(tiny.argv(tmp_path, "--train.steps", "4", "--eval.every", "1")) == 0
-    assert list(scores(tmp_path)) == [3]
+    lines = tiny.lines(tmp_path / "evals.jsonl")
+    assert [(line["step"], line["by"]) for line in lines] == [(2, "vco-run"), (3, "training"), (4, "vco-run")]
     assert "step 3: FD (digits-cnn) " in capsys.readouterr().out
 
 
@@ -110,6 +112,7 @@ def test_a_metric_is_shown_the_held_out_images_and_then_generated_or_training_im
         return torch.stack([of.image(i, None).double().mean() for i in images]).mean().item()
 
     real = brightness(list(range(len(test))), test)
+    assert result.real_value is not None
     every = [brightness([i], train) for i in range(len(train))]
     assert min(every) < result.real_value + real < max(every)
     assert result.score.protocol == {"images": 20}

@@ -21,7 +21,10 @@ def test_the_help_lists_every_verb(capsys: Capture) -> None:
     assert listed[-1 - len(VERBS) :] == ["plugins", *VERBS]
 
 
-@pytest.mark.parametrize(("verb", "option"), [("plugins", "--no-plugin"), ("check", "--xfail"), ("new", "--folder")])
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [("plugins", "--no-plugin"), ("check", "--xfail"), ("new", "--folder"), ("sample", "--trajectory")],
+)
 def test_each_verb_has_help_of_its_own(verb: str, option: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main_vco([verb, "--help"])
@@ -45,7 +48,7 @@ def test_a_verbs_mistake_is_one_sentence_with_status_2(capsys: Capture) -> None:
     assert line.startswith("vco check: the plugin no_such_plugin cannot be used")
 
 
-@pytest.mark.parametrize("verb", ["plugins", "check", "new"])
+@pytest.mark.parametrize("verb", ["plugins", "check", "new", "sample"])
 def test_help_waits_for_no_heavy_import(verb: str) -> None:
     code = f"import sys\ntry: from vco.cli import VERBS, main_vco; main_vco([{verb!r}, '--help'])\n" + (
         "except SystemExit: print('torch' in sys.modules)"

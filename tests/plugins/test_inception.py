@@ -1,16 +1,21 @@
 """The FID network: torch-fidelity's own answers, read from a file in its format (random weights here)."""
 
 import io
+import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 import vco_plugins
 from vco.api import FeatureSetting, UserError
+from vco.cli import main_vco
 from vco.testing.examine import examine, laws_of
 from vco.testing.law import NotApplicableError
 from vco.testing.subject import discover
@@ -70,6 +75,15 @@ def test_features_are_torch_fidelitys_for_the_same_bytes(network: Inception, fil
     expected = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(file))(levels)[0]
     assert expected.std() > 0.01  # random weights that killed every unit would prove nothing
     torch.testing.assert_close(network(levels / 127.5 - 1).pooled, expected, rtol=0, atol=0)
+
+
+def test_logits_are_those_of_torch_fidelitys_inception_score(network: Inception, file: Path) -> None:
+    levels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = FeatureExtractorInceptionV3("x", ["logits_unbiased"], feature_extractor_weights_path=str(file))
+    logits = network(levels / 127.5 - 1).logits
+    assert logits is not None
+    assert logits.shape == (2, network.spec.classes) == (2, 1008)
+    torch.testing.assert_close(logits, theirs(levels)[0], rtol=0, atol=0)
 
 
 def test_images_are_rounded_to_the_nearest_byte_and_clamped(network: Inception) -> None:
@@ -166,3 +180,41 @@ def test_a_state_dict_that_lacks_tensors_is_refused(state: dict[str, torch.Tenso
 def test_images_of_other_channel_counts_are_refused() -> None:
     with pytest.raises(UserError, match="1 or 3 channels"):
         source("", channels=4)
+
+
+@pytest.mark.slow
+def test_both_published_references_score_one_set_of_images_and_say_what_they_are(
+    file: Path, network: Inception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics as JiT has them (moments alone) and as ADM has them (moments, and images for precision and recall)."""
+    monkeypatch.setenv("VCO_CACHE", str(tmp_path / "cache"))
+    draws = np.random.default_rng(0)
+    generated, real = (draws.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for _ in range(2))
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(generated):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+    features = [
+        network(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).pooled.double().numpy()
+        for images in (generated, real)
+    ]
+    moments = {"mu": features[1].mean(0), "sigma": np.cov(features[1], rowvar=False)}
+    np.savez(tmp_path / "jit.npz", mu=moments["mu"].astype(np.float32), sigma=moments["sigma"])
+    np.savez(tmp_path / "adm.npz", arr_0=real, mu=moments["mu"], sigma=moments["sigma"])
+    weights = [part for name in ("fd", "prc") for part in (f"--metric.{name}.inception.weights", str(file))]
+    command = ["eval", str(tmp_path / "images"), "--metric", "fd=inception", *weights[:2], "--labels", "balanced"]
+    found = tmp_path / "found.jsonl"
+    against = ["--against", str(tmp_path / "jit.npz"), "--against", str(tmp_path / "adm.npz"), "--evals", str(found)]
+    assert main_vco([*command, *against]) == 0
+    line = json.loads(found.read_text())
+    jit, adm = line["scores"]
+    statistics = {"mu": moments["mu"], "sigma": moments["sigma"]}
+    mine = {"mu": features[0].mean(0), "sigma": np.cov(features[0], rowvar=False)}
+    expected = fid_statistics_to_metric(mine, statistics, False)["frechet_inception_distance"]
+    assert adm["value"] == pytest.approx(expected, rel=1e-6)
+    assert jit["value"] == pytest.approx(expected, rel=1e-4)  # its means have 24 bits
+    assert jit["protocol_hash"] != adm["protocol_hash"]
+    assert {score["title"] for score in (jit, adm)} == {"FID-8"}
+    assert line["notes"][-1] == "FID-8 of 8 images is not comparable with published scores, which have 50,000"
+    assert main_vco(["eval", str(tmp_path / "images"), "--metric", "prc=inception", *weights[2:], *against[2:]]) == 0
+    precision, recall = json.loads(found.read_text().splitlines()[-1])["scores"]
+    assert precision["protocol"]["reference_images"] == recall["protocol"]["reference_images"] == 8

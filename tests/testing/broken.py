@@ -8,9 +8,9 @@ import attrs
 SOURCE: Final = Path(__file__).with_name("sound.py")
 KINDS: Final = {
     "Net": "backbones", "Thin": "backbones", "Fold": "codecs", "Eyes": "features", "Lens": "adapters",
-    "Near": "losses", "Head": "losses", "Echo": "losses", "Mates": "losses", "Guide": "guidance", "Clock": "processes",
-    "Bend": "processes", "Leap": "processes", "Midpoint": "solvers", "Stride": "solvers", "Jitter": "solvers",
-    "Push": "optimizers", "Gap": "metrics", "Dots": "data",
+    "Near": "losses", "Head": "losses", "Echo": "losses", "Mates": "losses", "Glide": "losses", "Guide": "guidance",
+    "Clock": "processes", "Bend": "processes", "Leap": "processes", "Midpoint": "solvers", "Stride": "solvers",
+    "Jitter": "solvers", "Push": "optimizers", "Gap": "metrics", "Dots": "data",
 }  # fmt: skip
 """Component of sound.py -> its kind."""
 
@@ -82,6 +82,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
         'self.register_buffer("mean", torch.zeros(self.spec.tokens[1]))',
         "self.mean = torch.zeros(self.spec.tokens[1])",
     ),
+    "nothing-kept-carries-a-gradient": Mistake(
+        "Lens", "        losses = {", "        self.seen.copy_(value.square().mean())\n        losses = {"
+    ),
     "state-round-trip": Mistake("Net", "self.time = nn.Linear", 'self.__dict__["time"] = nn.Linear'),
     "can-be-copied": Mistake(
         "Net",
@@ -108,7 +111,11 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "streams-see-each-other": Mistake("Net", "[x[name], seen]", "[x[name], 0 * seen]"),
     "blocked-streams-change-nothing": Mistake("Net", "torch.where(rows[", "torch.where(~rows["),
     "refuses-missing-streams": Mistake("Net", "if FEATURES not in streams:", "if not streams:"),
-    "takes-its-own-context-back": Mistake("Thin", "x.detach().mean(1)}", "x.detach().mean((0, 1))}"),
+    "images-of-other-sides-are-refused-or-denoised": Mistake("Net", "if height % 2 or width % 2:", "if height < 2:"),
+    "is-built-for-the-encoder-that-is-named": Mistake(
+        "Thin", "chosen_features(setting.features, config.features)", 'chosen_features(setting.features, "")'
+    ),
+    "takes-its-own-context-back": Mistake("Thin", "self.guess(x.mean(1))}", "self.guess(x.mean((0, 1)))}"),
     "times-of-tokens-are-obeyed": Mistake("Thin", "else times)", "else times.flip(1) + 0 * times)"),
     "the-end-of-a-step-is-used": Mistake("Thin", "torch.tanh(self.ahead(", "0 * torch.tanh(self.ahead("),
     "derivatives-along-the-path-pass": Mistake("Thin", "self.time(t)", "self.time(t.detach())"),
@@ -190,6 +197,12 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "weight-is-not-applied-twice": Mistake("Near", '"near": (', '"near": self.config.weight * ('),
     "descent-does-not-lead-away": Mistake("Near", "generated - real", "generated + real"),
+    "asks-what-belongs-together": Mistake("Echo", "step.noised(later)", "step.noisy"),
+    "says-one-time-if-it-is": Mistake(
+        "Glide", "return step.asking(", "return step.asking(times=dict.fromkeys(step.times, step.times[IMAGE]), "
+    ),
+    "times-of-tokens-are-understood": Mistake("Echo", "(share if t.ndim == 2 else share[:, 0])", "share[:, 0]"),
+    "denoising-weights-count": Mistake("Glide", "flow.spread(step.denoising_weights[name], error) * error", "error"),
     # guidance
     "guidance-of-sampling-leaves-training-alone": Mistake(
         "Guide", "< self.config.drop", "< self.config.drop * self.config.scale"
@@ -214,6 +227,12 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "options-of-sampling-do-something": Mistake(
         "Guide", "return self.config.scale if inside else 1.0", "return 2.0 if inside else 1.0"
     ),
+    "branches-differ": Mistake(
+        "Guide",
+        "labels, torch.ones_like(labels, dtype=torch.bool)",
+        "labels, torch.zeros_like(labels, dtype=torch.bool)",
+    ),
+    "options-of-training-do-something": Mistake("Guide", "self.config.low == 0 or t > self.config.low", "t > 0.1"),
     "interval-is-respected": Mistake("Guide", "t > self.config.low", "t >= self.config.low"),
     "null-keeps-the-shape": Mistake(
         "Guide",
@@ -280,6 +299,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "processes-do-not-matter": Mistake(
         "Gap", 'torch.stack([state["sums"] for state in states]).sum(0)', 'states[0]["sums"]'
     ),
+    "moments-stand-for-images": Mistake("Gap", "moments.mean * self.counts[0]", "moments.mean"),
     "equal-sets-score-best": Mistake("Gap", "value=value,", "value=value, higher_is_better=True,"),
     "images-are-left-alone": Mistake("Gap", "features.pooled.double()", "features.pooled.mul_(2).double()"),
     "too-few-images-are-refused": Mistake("Gap", "if not self.counts.all():", "if self.counts.sum() < 0:"),
@@ -325,6 +345,46 @@ MORE: Final[list[tuple[str, Mistake]]] = [
         "rows-do-not-mix",
         Mistake("Midpoint", "h[n] * slope[n].float() if", "h[n] * slope[n].float() + x.mean(0) / 9 if"),
     ),
+    ("images-of-other-sides-are-refused-or-denoised", Mistake("Thin", "if height % 2 or width % 2:", "if height < 2:")),
+    ("takes-its-own-context-back", Mistake("Thin", '("seen",)', '("seen", "heard")')),
+    ("gives-named-terms", Mistake("Near", '"near": (', '"near": step.denoised.context[FEATURES].mean((1, 2)) + (')),
+    ("says-one-time-if-it-is", Mistake("Glide", "replaces_denoising: ", "one_time = True\n    replaces_denoising: ")),
+    ("asks-what-belongs-together", Mistake("Echo", "t + (1 - t) * (", "t + 1.2 * (")),
+    ("asks-what-belongs-together", Mistake("Glide", "(t + 1) / 2", "t / 2")),
+    ("asks-what-belongs-together", Mistake("Glide", "(t + 1) / 2", "1 + t / 2")),
+    (
+        "asks-what-belongs-together",
+        Mistake(
+            "Glide",
+            "return step.asking(cond",
+            "step.times.update({IMAGE: until[IMAGE]})\n        return step.asking(cond",
+        ),
+    ),
+    (
+        "denoising-weights-count",
+        Mistake("Glide", "(step.denoising_weights[name], error)", "(step.denoising_weights[IMAGE], error)"),
+    ),
+    (
+        "denoising-weights-count",
+        Mistake("Glide", "step.denoising_weights[name], error)", "step.denoising_weights[name].sqrt(), error)"),
+    ),
+    ("is-computed-in-float32", Mistake("Echo", "near = first.tokens.float()", "near = first.tokens")),
+    (
+        "is-computed-in-float32",
+        Mistake("Glide", "slopes[name])).square()", "slopes[name])).to(step.denoised.clean[name].dtype).square()"),
+    ),
+    ("no-gradient-into-targets", Mistake("Glide", "target[name].detach()", "target[name]")),
+    (
+        "no-gradient-into-targets",
+        Mistake("Glide", "flow.velocity(step.target[name].detach(), x_t, step.times[name])", "step.velocity[name]"),
+    ),
+    (
+        "no-gradient-into-targets",
+        Mistake(
+            "Echo", '{"echo": (', '{"echo": step.denoised.clean[FEATURES].mul(step.clean[FEATURES]).mean((1, 2)) + ('
+        ),
+    ),
+    ("output-is-finite", Mistake("Glide", "sdpa_kernel(SDPBackend.MATH), ", "")),
     (
         "images-matter",
         Mistake(

@@ -1,13 +1,17 @@
 """A small component of every kind that keeps all laws; `broken.py` breaks copies of this file, one line at a time."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vco import flow
 from vco.api import (
     FEATURES,
     IMAGE,
@@ -33,6 +37,7 @@ from vco.api import (
     LossSetting,
     Metric,
     MetricSetting,
+    Moments,
     Noise,
     Optimizer,
     OptimizerSetting,
@@ -86,6 +91,8 @@ class Net(Backbone):
             raise UserError("the network needs the stream 'features'; choose an adapter that makes it")
         self.config, self.depth, self.width = config, 3, config.width
         channels, height, width = streams[IMAGE].shape
+        if height % 2 or width % 2:
+            raise UserError(f"an image stream of {height}x{width} has no squares of 2x2; choose other data")
         self.grid = (height // 2, width // 2)
         if streams[FEATURES].grid != self.grid:
             raise UserError(f"the grid of the features must be {self.grid}; choose other features")
@@ -125,17 +132,28 @@ class Net(Backbone):
 
 
 class Thin(Backbone):
-    """One stream of tokens of which training keeps some; understands times of tokens, and where a step goes."""
+    """One stream of tokens of which training keeps some; understands times of tokens, and where a step goes.
 
+    It guesses the mean of an encoder's tokens.
+    """
+
+    needs_features: ClassVar[bool] = True
+    hands_out: ClassVar[tuple[str, ...]] = ("seen",)
     supports_until: ClassVar[bool] = True
     embed: Any
     head: Any
     blocks: Any
 
-    def __init__(self, config: Backbone.Config, setting: BackboneSetting) -> None:
+    @attrs.frozen(kw_only=True)
+    class Config(ReadsFeatures, Backbone.Config):
+        """What a user may set."""
+
+    def __init__(self, config: Config, setting: BackboneSetting) -> None:
         super().__init__()
         self.config, self.depth, self.width = config, 3, 12
         channels, height, width = setting.streams[IMAGE].shape
+        if height % 2 or width % 2:
+            raise UserError(f"an image stream of {height}x{width} has no squares of 2x2; choose other data")
         self.grid = (height // 2, width // 2)
         self.tokens = self.grid[0] * self.grid[1]
         self.draws = {"order": (self.tokens,)}
@@ -143,6 +161,8 @@ class Thin(Backbone):
         self.label = nn.Embedding(setting.num_classes + 1, self.width)
         self.time = nn.Linear(1, self.width)
         self.ahead = nn.Linear(1, self.width) if setting.until else None
+        _, spec = chosen_features(setting.features, config.features)
+        self.guess = nn.Linear(self.width, spec.tokens[1])
         self.blocks = nn.ModuleList(nn.Linear(2 * self.width, self.width) for _ in range(self.depth))
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
@@ -168,7 +188,7 @@ class Thin(Backbone):
                 x = whole.scatter(1, kept[..., None].expand(-1, -1, self.width), x)
         side, dtype = noisy[IMAGE].shape[-2:], noisy[IMAGE].dtype
         velocity = nn.functional.fold(self.head(x).transpose(1, 2).float(), side, 2, stride=2).to(dtype)
-        return Denoised(velocity={IMAGE: velocity}, taps=tapped, context={"seen": x.detach().mean(1)})
+        return Denoised(velocity={IMAGE: velocity}, taps=tapped, context={"seen": self.guess(x.mean(1))})
 
     def of_tokens(self, times: Tensor) -> Tensor:
         """Times [b] or [b, n] as [b, n, 1]."""
@@ -324,14 +344,46 @@ class Echo(Loss):
         return (1, 3)
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        share = step.generator.rand()
-        later = {name: t + (1 - t) * share for name, t in step.times.items()}
-        told = step.teacher(step.noised(later), later, step.condition, (5,)).taps[5]
+        share = step.generator.rand()[:, None]
+        later = {name: t + (1 - t) * (share if t.ndim == 2 else share[:, 0]) for name, t in step.times.items()}
+        told = step.teacher(step.noised(later), later, step.condition, (5,)).taps[5].tokens
         first, third = (step.denoised.taps[k] for k in (1, 3))
         places = third.positions.expand(third.tokens.shape[:2])[..., None].expand_as(third.tokens)
-        deeper = torch.zeros_like(told.tokens).scatter(1, places, third.tokens.detach())
-        apart = (first.tokens - first.of(told.tokens)).square() + (first.tokens - first.of(deeper)).square()
-        return {"echo": apart.float().mean((1, 2))}
+        deeper = torch.zeros_like(told).scatter(1, places, third.tokens.detach())
+        near = first.tokens.float()
+        return {"echo": ((near - first.of(told)).square() + (near - first.of(deeper)).square()).mean((1, 2))}
+
+
+class Glide(Loss):
+    """The mean velocity of half of the way that is left, in place of the denoising loss."""
+
+    needs_features: ClassVar[bool] = False
+    needs_until: ClassVar[bool] = True
+    replaces_denoising: ClassVar[bool] = True
+
+    def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
+        super().__init__()
+        self.config = config
+
+    def prepare(self, step: Step) -> Step:
+        until = {name: (t + 1) / 2 for name, t in step.times.items()}
+        return step.asking(condition=replace(step.condition, until=until))
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        def mean_velocity(noisy: Streams, times: Times) -> Streams:
+            return step.quiet(noisy, times, step.condition).velocity
+
+        ones = {name: torch.ones_like(t) for name, t in step.times.items()}
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's forward mode is made with what torch deprecates
+            slopes: Any = torch.func.jvp(mean_velocity, (step.noisy, step.times), (step.velocity, ones))[1]
+        terms: dict[str, Tensor] = {}
+        for name, x_t in step.noisy.items():
+            true = flow.velocity(step.target[name].detach(), x_t, step.times[name])  # x_t cancels in the difference
+            gap = flow.spread(step.condition.until[name] - step.times[name], true)
+            error = (step.denoised.velocity[name].float() - (true + gap * slopes[name])).square()
+            terms[name] = (flow.spread(step.denoising_weights[name], error) * error).flatten(1).mean(1)
+        return terms
 
 
 class Mates(Loss):
@@ -599,6 +651,14 @@ class Gap(Metric):
         real, generated = self.sums / self.counts[:, None]
         value = (generated - real).norm().item()
         return Score(name=f"gap ({self.encoder})", value=value, protocol={"images": self.counts.int().tolist()})
+
+    def moments(self) -> Moments | None:
+        mean = self.sums[0] / self.counts[0]
+        return Moments(mean=mean, covariance=torch.zeros(len(mean), len(mean)).double(), count=int(self.counts[0]))
+
+    def hold_against(self, moments: Moments) -> None:
+        self.counts[0] = moments.count or 1
+        self.sums[0] = moments.mean * self.counts[0]
 
 
 class Dots(Data):

@@ -254,4 +254,4 @@ def test_the_command_checks_one_law_alone(plugin: ModuleType, capsys: pytest.Cap
 )
 def test_the_command_exits_with_2_on_a_mistake_of_its_user(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main_vco(["check", *args]) == 2
-    assert capsys.readouterr().err.startswith("vco: ")
+    assert capsys.readouterr().err.startswith("vco check: ")

@@ -95,7 +95,7 @@ def test_files_that_were_named_and_cannot_be_read_are_no_reason_to_skip(
 
 def test_threads_stand_in_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "vco.testing.laws.several_processes._require_same_in_processes", None
+        "vco.testing.laws.several_processes.require_same_in_processes", None
     )  # nothing is left to decide
     check("is-independent-of-the-split", subject("Mates"))
 

@@ -32,11 +32,13 @@ from vco.api.adapter import AdapterSetting as AdapterSetting
 from vco.api.backbone import Backbone as Backbone
 from vco.api.backbone import BackboneSetting as BackboneSetting
 from vco.api.backbone import Denoised as Denoised
+from vco.api.backbone import PublishedWeights as PublishedWeights
 from vco.api.backbone import Tap as Tap
 from vco.api.codec import Codec as Codec
 from vco.api.codec import CodecSetting as CodecSetting
 from vco.api.component import Component as Component
 from vco.api.condition import Condition as Condition
+from vco.api.data import Blocks as Blocks
 from vco.api.data import Data as Data
 from vco.api.data import DataSetting as DataSetting
 from vco.api.data import ImageSet as ImageSet
@@ -52,6 +54,7 @@ from vco.api.loss import Loss as Loss
 from vco.api.loss import LossSetting as LossSetting
 from vco.api.metric import Metric as Metric
 from vco.api.metric import MetricSetting as MetricSetting
+from vco.api.metric import Moments as Moments
 from vco.api.metric import Score as Score
 from vco.api.optimizer import Optimizer as Optimizer
 from vco.api.optimizer import OptimizerSetting as OptimizerSetting

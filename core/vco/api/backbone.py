@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from vco.api.component import Component
 from vco.api.condition import Condition
 from vco.api.features import FeatureSpec
 from vco.api.streams import IMAGE, Streams, StreamSpec, Times
+from vco.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,20 @@ class BackboneSetting:
     """Whether the run tells the network the time that a step goes to (`Condition.until`)."""
 
 
+@attrs.frozen(kw_only=True)
+class PublishedWeights:
+    """What is known of a file of weights that somebody has published, before they are given to a network."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Name of every tensor, as its authors call it -> its shape."""
+    settings: Mapping[str, Any]
+    """The plain settings that the file notes, by the names of its authors; empty if it notes none."""
+    streams: Mapping[str, StreamSpec]
+    """Every stream of the run that is to take the weights."""
+    num_classes: int
+    """Number of classes of that run."""
+
+
 class Backbone(Component, nn.Module):
     """The network: noisy streams, their times and a condition in; predictions of the streams out.
 
@@ -82,6 +97,8 @@ class Backbone(Component, nn.Module):
     """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
     needs_features: ClassVar[bool] = False
     """Whether it is built for an encoder's features although it denoises none (`BackboneSetting.features`)."""
+    hands_out: ClassVar[tuple[str, ...]] = ()
+    """Names of what it wants to be told again (`Denoised.context`), where a loss may build on it."""
     supports_until: ClassVar[bool] = False
     """Whether it can be told the time that a step goes to (`Condition.until`)."""
     supports_token_times: ClassVar[bool] = False
@@ -93,7 +110,7 @@ class Backbone(Component, nn.Module):
     draws: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """Uniform random numbers in [0, 1) that it wants with every training sample, as in {"routing": (n,)}.
 
-    Set it in the constructor where shapes depend on the grid. The core draws [b, *shape], float32, from (seed, step,
+    Set it in the constructor where shapes depend on the grid. The core draws `[b, *shape]`, float32, from (seed, step,
     slot) and hands them over as `Condition.context` in training. In sampling, and where a loss asks `step.quiet` or
     `step.teacher`, there are none: in eval mode a network keeps every token, in row-major order.
     """
@@ -108,3 +125,21 @@ class Backbone(Component, nn.Module):
     @abstractmethod
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         """Predicts the streams from the noisy ones; `taps` are the blocks (1 = first) whose tokens are wanted."""
+
+    def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
+        """Recognises the names in a file that others have published. Default: it knows no such file.
+
+        The core gives each tensor to the parameter or saved buffer that it is mapped to, and refuses a file that leaves
+        one out or has another shape; axes of length 1 may be there or not. A name may be mapped to a buffer that is not
+        saved, such as a table of positions: the file's values must then be those of the table.
+
+        Args:
+            weights: names, shapes and settings in the file, and the run that is to take them.
+
+        Returns:
+            Name in the file -> name in this network. Names that are absent are left out, and the user is told so.
+
+        Raises:
+            UserError: if it does not recognise the file, or the file needs other options (which the message names).
+        """
+        raise UserError("it knows no published weights; its author can name them in Backbone.from_published")

@@ -15,6 +15,17 @@ LOOKED_AT: Final = 16
 """Images whose pixels identify a set that knows nothing better."""
 
 
+@attrs.frozen(kw_only=True)
+class Blocks:
+    """Images that lie together, as in a file of many, and are best read at about the same time."""
+
+    sizes: Sequence[int]
+    """Images of each block, in the order of the images; at least 1."""
+    window: int
+    """Blocks whose images are shuffled among each other, at least 1. An epoch runs through the blocks in random order,
+    so many at a time."""
+
+
 class ImageSet(ABC):
     """A labelled list of images that can be read in any order, from any worker process."""
 
@@ -22,6 +33,8 @@ class ImageSet(ABC):
     """Class of every image; known without reading the images, so that batches can be grouped."""
     on_bad: Literal["stop", "skip"] = "stop"
     """What an image does whose `image` raises `UserError`: it ends the run, or another of its class is read instead."""
+    blocks: Blocks | None = None
+    """How an epoch is shuffled where reading any image next would be slow; None shuffles all images at once."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,6 +50,13 @@ class ImageSet(ABC):
         `Condition.context` and losses in `Step.extras`, [b, ...] each.
         """
         return {}
+
+    def file(self, index: int) -> tuple[str, bytes] | None:
+        """The picture file that image `index` is read from: its ending, as in "jpg", and its bytes. Default: none.
+
+        The plain image is that picture in RGB, upright, resized and center-cropped as in ADM (Dhariwal & Nichol 2021).
+        """
+        return None
 
     def identity(self) -> Iterator[bytes]:
         """What tells these images from others with the same labels, wherever they lie; some seconds at most.

@@ -23,6 +23,8 @@ class FeatureSpec:
     """Rows and columns of the patch tokens (n = rows * columns)."""
     pooled: int = attrs.field(default=attrs.Factory(lambda self: self.tokens[1], takes_self=True))
     """Width e of the pooled vector of `FeatureSource.forward`; by default d."""
+    classes: int = 0
+    """Number k of classes that it tells images into; 0 if it is no classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Features:
     """Rows and columns; n = rows * columns."""
     pooled: Float[Tensor, "b e"]
     """One vector an image (for example the class token)."""
+    logits: Float[Tensor, "b k"] | None = None
+    """What a classifier says of its classes, before the softmax; None if it is none."""
 
 
 @attrs.frozen(kw_only=True)

@@ -78,7 +78,10 @@ class EvalConfig:
     """How to evaluate."""
 
     samples: int = field(default=1000, validator=ge(2))
-    """Generated images, class-balanced."""
+    """Generated images."""
+    labels: Literal["balanced", "data"] = "balanced"
+    """Their classes: all equally often, or as often as in the training set. Real images are drawn likewise, to say
+    what a perfect generator would get."""
     every: int = field(default=0, validator=ge(0))
     """Steps between evaluations during training; 0 = only at the end."""
 
@@ -124,6 +127,8 @@ class RunConfig:
     """Weights to begin a new run with (short: --from): RUN, RUN@STEP, or a file of published weights."""
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network: auto is bf16 where the device has it, else fp32. Weights are always float32."""
+    log_with: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers that also get losses, samples and scores (pip install 'vco[trackers]'); metrics.jsonl has them anyway."""
     train: TrainConfig = field(factory=TrainConfig)
     sample: SampleConfig = field(factory=SampleConfig)
     eval: EvalConfig = field(factory=EvalConfig)

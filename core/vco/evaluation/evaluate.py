@@ -1,61 +1,31 @@
-"""Scores of a model: generated images against held-out ones, by every metric of the run.
+"""Scores of a model: generated images against real ones, by every metric of the run."""
 
-A score is named after the network that looks at the images, "FD (digits-cnn)", and called FID only where that network
-and the protocol are FID's.
-"""
-
-import copy
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from jaxtyping import UInt8
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.api import Features, ImageSet, Metric, Score
-from vco.config.plain import to_plain
-from vco.data.reader import chunks, read, to_float
-from vco.errors import UserError
-from vco.folder import RunFolder
+from vco import content
+from vco.distributed import precision_of
+from vco.evaluation.baseline import real_values
+from vco.evaluation.checks import Checks
+from vco.evaluation.measure import Measure, Prepared, settings_of
+from vco.evaluation.moments import Cache
+from vco.evaluation.protocol import digest
+from vco.evaluation.reference import DataReference, Reference
+from vco.evaluation.results import Result, results_of
 from vco.objective import Objective
-from vco.randomness import generator
-from vco.run import MetricChoice, Run
+from vco.run import Run
+from vco.sampling.labels import labels_of
 from vco.sampling.sample import sample_many
-from vco.storage.files import write_atomic
-
-
-@attrs.frozen(kw_only=True)
-class Result:
-    """What one metric says about a model."""
-
-    score: Score
-    """Generated against held-out images."""
-    real_value: float
-    """As many training images against the same held-out images: what a perfect generator would get."""
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data, as in eval.json."""
-        return {
-            "metric": self.score.name,
-            "value": self.score.value,
-            "real_value": self.real_value,
-            "higher_is_better": self.score.higher_is_better,
-            **self.score.protocol,
-        }
-
-
-@attrs.frozen(kw_only=True)
-class _Comparison:
-    """One metric that has already seen this process's share of the held-out images."""
-
-    choice: MetricChoice
-    metric: Metric
-    real_value: float
+from vco.sampling.settings import acting
 
 
 class Evaluation:
@@ -64,106 +34,171 @@ class Evaluation:
     Real images are read once, when the first model is scored.
     """
 
-    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        run: Run,
+        accelerator: Accelerator,
+        references: Sequence[Reference] | None = None,
+        cache: Cache | None = None,
+        baseline: bool = True,
+        say: Callable[[str], None] = tqdm.write,
+    ) -> None:
+        """Remembers what to measure.
+
+        Args:
+            run: components, metrics and settings.
+            accelerator: the processes.
+            references: what its images are held against, one after the other; by default the held-out images.
+            cache: where the moments of real images are kept.
+            baseline: whether real images are scored too, of those references that know some.
+            say: is told once of everything that a reader of the scores has to know.
+        """
         self.run = run
         self.accelerator = accelerator
         self.device = accelerator.device
-        self._comparisons: list[_Comparison] | None = None
+        self.measure = Measure(run.metrics, accelerator, run.facts.image_shape)
+        self._given = references
+        self._cache = cache
+        self._tell = say
+        self._baseline = baseline
+        self._prepared: list[Prepared] | None = None
+        self._real: list[tuple[Mapping[str, float], Sequence[str]]] | None = None
+        self._said: set[str] = set()
+        self._models: WeakKeyDictionary[Objective, str] = WeakKeyDictionary()
+
+    def labels(self, seed: int = 0) -> Int[Tensor, " n"]:
+        """Class of every image that is generated; the seed orders those of the law "data"."""
+        run, law = self.run, self.run.config.eval.labels
+        counts: Sequence[int] = run.facts.class_counts.get("train", ())
+        if law == "data" and not counts and run.at_hand is not None:
+            counts = run.data.train().labels.bincount(minlength=run.facts.num_classes).tolist()
+        wanted = range(run.config.eval.samples)
+        return labels_of(law, wanted, num_classes=run.facts.num_classes, counts=counts, seed=seed)
+
+    def of(self, run: Run, *, baseline: bool) -> "Evaluation":
+        """The same for other settings of sampling or another number of images; references are not read again.
+
+        Args:
+            run: the same run with these settings.
+            baseline: whether real images are scored too.
+        """
+        other = Evaluation(run, self.accelerator, self._references, self._cache, baseline, self._tell)
+        other.measure, other._prepared, other._said = self.measure, self._prepare(), self._said
+        if baseline == self._baseline and run.config.eval == self.run.config.eval:
+            other._real = self._score_real()
+        return other
 
     @torch.no_grad()
-    def score(self, objective: Objective) -> list[Result]:
-        """Samples from a model and scores it with every metric of the run; the first one is the run's main score."""
+    def score(self, objective: Objective, *, seed: int | None = None, notes: Sequence[str] = ()) -> list[Result]:
+        """Samples from a model and scores it with every metric of the run; the first one is the run's main score.
+
+        Args:
+            objective: the model, on the device.
+            seed: seed of its samples; by default the run's.
+            notes: what is known already that a reader of the scores should know.
+        """
         if not self.run.metrics:
             return []
-        if self._comparisons is None:
-            self._comparisons = self._prepare()
-        metrics = [copy.deepcopy(comparison.metric) for comparison in self._comparisons]
-        count = self.run.config.eval.samples
-        mine = range(self.accelerator.process_index, count, self.accelerator.num_processes)
+        seed = self.run.config.seed if seed is None else seed
+        prepared, real, law = self._prepare(), self._score_real(), self.run.config.eval.labels
+        labels, mine = self.labels(seed), self.measure.share(self.run.config.eval.samples)
+        checks = Checks()
         with self.accelerator.autocast():
-            batches = sample_many(self.run, objective, mine, self.device)
-            self._feed(batches, len(mine), "sampling", lambda i, *seen: metrics[i].update(*seen, generated=True))
-        return [
-            Result(score=self._merged(metric), real_value=comparison.real_value)
-            for metric, comparison in zip(metrics, self._comparisons, strict=True)
-        ]
+            batches = sample_many(self.run, objective, labels[list(mine)], mine, self.device, seed)
+            generated = self.measure.gather(batches, len(mine), "sampling", generated=True, checks=checks)
+        results: list[Result] = []
+        for reference, (values, _) in zip(prepared, real, strict=True):
+            results += results_of(self.measure, generated, reference, values, len(labels), law)
+        noted = [*notes, *checks.notes("samples"), *self._aligned()]
+        noted += [note for _, more in real for note in more]
+        noted += [warning for result in results for warning in result.protocol.warnings()]
+        noted = list(dict.fromkeys(noted))
+        self._say(noted)
+        made = {**self.how_made(objective, seed), "images_sha256": checks.hash, "notes": noted}
+        return [attrs.evolve(result, made=made) for result in results]
 
-    def _prepare(self) -> list[_Comparison]:
-        """Shows the held-out images to every metric, and scores training images against them."""
-        choices = self.run.metrics
-        metrics = [choice.make() for choice in choices]
-        test, train = self.run.data.test(), self.run.data.train()
-        self._read(test, len(test), lambda i, *seen: metrics[i].update(*seen, generated=False))
-        real = copy.deepcopy(metrics)
-        count = min(len(train), self.run.config.eval.samples)
-        self._read(train, count, lambda i, *seen: real[i].update(*seen, generated=True))
-        return [
-            _Comparison(choice=choice, metric=metric, real_value=self._merged(perfect).value)
-            for choice, metric, perfect in zip(choices, metrics, real, strict=True)
-        ]
+    def how_made(self, objective: Objective, seed: int) -> dict[str, Any]:
+        """How the images of a model are made and measured, as plain data.
 
-    def _read(self, images: ImageSet, count: int, take: Callable[..., None]) -> None:
-        chosen = torch.randperm(len(images), generator=generator(0, "evaluation"))[:count]
-        mine: list[int] = chosen[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
-        batches = chunks(mine, self.run.config.sample.batch_size)
-        self._feed(
-            (batch.images for batch in read(images, batches, self.run.config.train)), len(mine), "real images", take
-        )
+        "made" is a hash of all that the images depend on, and "key" of that and of all metrics and references.
+        """
+        config, weak = self.run.config, objective.weak
+        depends = {
+            "model": self._weights(objective),
+            "weak_model": self._weights(weak) if weak else "",
+            "samples": config.eval.samples,
+            "seed": seed,
+            "settings": acting(config),
+            "labels": config.eval.labels,
+            "precision": precision_of(config, self.device),
+        }
+        key = {
+            **depends,
+            "metrics": [
+                [choice.part.name, settings_of(choice.part), self.measure.encoder(number)]
+                for number, choice in enumerate(self.run.metrics)
+            ],
+            "references": [reference.hash for reference in self._references],
+            "baselines": [self._baseline and reference.real is not None for reference in self._references],
+        }
+        shown = {name: depends[name] for name in ("model", "seed", "precision")}
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return {**shown, "device": device, "made": digest(depends), "key": digest(key)}
 
-    def _feed(
-        self, batches: Iterable[UInt8[Tensor, "b c h w"]], count: int, title: str, take: Callable[..., None]
-    ) -> None:
-        """Shows images to every metric: `take(number of the metric, images, features)`."""
-        bar = tqdm(total=count, desc=title, unit="image", disable=not self.accelerator.is_main_process, leave=False)
-        with bar:
-            for batch in batches:
-                images = batch.to(self.device)
-                seen: dict[int, Features] = {}  # metrics with the same encoder share its features
-                for number, choice in enumerate(self.run.metrics):
-                    if choice.source is not None and id(choice.source) not in seen:
-                        with torch.autocast(self.device.type, enabled=False):
-                            seen[id(choice.source)] = choice.source.perceive(to_float(images))
-                    take(number, images, None if choice.source is None else seen[id(choice.source)])
-                bar.update(len(images))
+    def _weights(self, model: Objective) -> str:
+        if model not in self._models:
+            self._models[model] = content.of_weights(model)
+        return self._models[model]
 
-    def _merged(self, metric: Metric) -> Score:
-        """The score of what all processes have gathered."""
-        state = {name: tensor.cpu() for name, tensor in metric.state().items()}
-        metric.merge(gather_object([state]))
-        try:
-            score = metric.score()
-        except UserError as error:
-            raise UserError(f"{error} (set --eval.samples to more)") from error
-        return score
+    @cached_property
+    def _references(self) -> Sequence[Reference]:
+        return [held_out(self.run)] if self._given is None else self._given
 
+    def _prepare(self) -> list[Prepared]:
+        """Shows all references to all metrics."""
+        if self._prepared is None:
+            self._prepared = [reference.prepare(self.measure, self._cache) for reference in self._references]
+        return self._prepared
 
-def evaluated_step(folder: RunFolder) -> int | None:
-    """The step that eval.json is about; None if there is none that can be read."""
-    try:
-        return json.loads(folder.eval.read_text())["step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    def _score_real(self) -> list[tuple[Mapping[str, float], Sequence[str]]]:
+        """The scores of real images against each reference, by name, and notes about them."""
+        if self._real is None:
+            self._real = [
+                real_values(self.measure, prepared, reference.real, self.labels(), self.run.config)
+                if self._baseline and reference.real is not None
+                else ({}, [])
+                for reference, prepared in zip(self._references, self._prepare(), strict=True)
+            ]
+        return self._real
 
+    def _aligned(self) -> list[str]:
+        """A sentence for every encoder that the run was trained with and that scores it too."""
+        config, facts = self.run.config, self.run.facts
+        trained_with = {name: config.all_of("features")[name] for name in facts.features}
+        notes: list[str] = []
+        for number, choice in enumerate(self.run.metrics):
+            if choice.encoder is None:
+                continue
+            weights = self.measure.encoder(number)["weights"]
+            for name, part in trained_with.items():
+                same = (part.name, part.config) == (choice.encoder.name, choice.encoder.config)
+                if same or facts.contents.get(f"features.{name}") == weights:
+                    notes.append(
+                        f"the run was trained with the features of {name}, which score it too: {choice.part.title} "
+                        f"through {choice.encoder.name} rewards that; use another encoder to compare methods"
+                    )
+        return notes
 
-def describe_results(results: Sequence[Result], run: Run, step: int) -> dict[str, Any]:
-    """The scores of a model and all that they depend on, as plain data; the first score stands at the top."""
-    config = run.config
-    guidance, solver, data = (config.part(section) for section in ("guidance", "solver", "data"))
-    protocol = {
-        "samples": config.eval.samples,
-        "step": step,
-        "ema_decay": config.train.ema_decays[0] if config.train.ema_decays else None,
-        "seed": config.seed,
-        "sample": to_plain(config.sample),
-        "guidance": {"name": guidance.name, **to_plain(guidance.config)},
-        "solver": {"name": solver.name, **to_plain(solver.config)},
-        "labels": "balanced: image index modulo the number of classes",
-        "reference": f"held-out split of {data.name}",
-        "torch": str(torch.__version__),
-    }
-    return results[0].plain() | protocol | {"scores": [result.plain() for result in results]}
+    def _say(self, notes: Sequence[str]) -> None:
+        """Prints what has not been printed before."""
+        for note in notes:
+            if note not in self._said and self.accelerator.is_main_process:
+                self._tell(f"note: {note}")
+            self._said.add(note)
 
 
-def write_results(results: Sequence[Result], run: Run, step: int, folder: RunFolder) -> None:
-    """Writes eval.json."""
-    write_atomic(folder.eval, json.dumps(describe_results(results, run, step), indent=1) + "\n")
+def held_out(run: Run) -> DataReference:
+    """The held-out images of a run's data set; its training images are what a perfect generator would make."""
+    data = run.data
+    name = f"held-out split of {run.config.part('data').name}"
+    return DataReference(data, data.test(), name, run.config, real=data.train())

@@ -1,6 +1,6 @@
 """Images from noise: labels and noise are functions of (seed, image index), whatever the batch or process count."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +18,51 @@ from vco.run import Run
 from vco.sampling.velocity import GuidedVelocity
 from vco.storage.files import write_atomic
 
+Watch = Callable[[Mapping[str, float], Streams, Streams], None]
+"""(time of each stream, noisy streams, guided velocities): told of every evaluation on the way from noise to data."""
+
+
+@torch.no_grad()
+def integrate(
+    run: Run,
+    objective: Objective,
+    labels: Int[Tensor, " b"],
+    indices: Sequence[int],
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Streams:
+    """All streams at the end of their way from noise to data, on the device; arguments as in `sample`.
+
+    Args:
+        run: settings and solver.
+        objective: the model, on `device`.
+        labels: class of each image.
+        indices: number of each image.
+        device: where the network is.
+        seed: seed of the noise; by default the run's.
+        watch: is told of every evaluation.
+    """
+    objective.eval()
+    specs = objective.specs
+    shapes = {stream: spec.shape for stream, spec in specs.items()}
+    seed = run.config.seed if seed is None else seed
+
+    def fresh(*key: int | str) -> Streams:
+        drawn = noise(shapes, indices, seed, *key)
+        return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
+
+    guided = GuidedVelocity(objective, labels.to(device), until=run.solver.needs_until)
+
+    def watched(state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
+        velocities = guided(state, times, until)
+        if watch is not None:
+            watch(times, state, velocities)
+        return velocities
+
+    path = objective.process.path(run.config.sample.steps)
+    return run.solver.integrate(watched, fresh("sampling"), path, lambda k: fresh("solver", k))
+
 
 @torch.no_grad()
 def sample(
@@ -27,6 +72,7 @@ def sample(
     indices: Sequence[int],
     device: torch.device | str = "cpu",
     seed: int | None = None,
+    watch: Watch | None = None,
 ) -> UInt8[Tensor, "b c h w"]:
     """Images for the given labels, uint8 on the CPU.
 
@@ -40,40 +86,40 @@ def sample(
         indices: number of each image.
         device: where the network is.
         seed: seed of the noise; by default the run's.
+        watch: is told of every evaluation of the network, as a progress bar wants to be.
     """
-    objective.eval()
-    specs = objective.specs
-    shapes = {stream: spec.shape for stream, spec in specs.items()}
-    seed = run.config.seed if seed is None else seed
-
-    def fresh(*key: int | str) -> Streams:
-        drawn = noise(shapes, indices, seed, *key)
-        return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
-
-    velocity = GuidedVelocity(objective, labels.to(device), until=run.solver.needs_until)
-    path = objective.process.path(run.config.sample.steps)
-    state = run.solver.integrate(velocity, fresh("sampling"), path, lambda k: fresh("solver", k))
+    state = integrate(run, objective, labels, indices, device, seed, watch)
     return to_uint8(objective.codec.decode(state[IMAGE])).cpu()
 
 
 def sample_many(
-    run: Run, objective: Objective, indices: Sequence[int], device: torch.device | str = "cpu"
+    run: Run,
+    objective: Objective,
+    labels: Int[Tensor, " n"],
+    indices: Sequence[int],
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
 ) -> Iterator[UInt8[Tensor, "b c h w"]]:
-    """Class-balanced images in batches: image i has label i modulo the number of classes."""
+    """Images as `sample` makes them, in batches of the run's size for sampling."""
     size = run.config.sample.batch_size
     for start in range(0, len(indices), size):
-        batch = indices[start : start + size]
-        yield sample(run, objective, torch.tensor(batch) % run.facts.num_classes, batch, device)
+        rows = slice(start, start + size)
+        yield sample(run, objective, labels[rows], indices[rows], device, seed)
 
 
 def sample_grid(run: Run, objective: Objective, path: Path, device: torch.device | str = "cpu") -> None:
     """Writes a PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
-    classes = run.facts.num_classes
-    columns = min(classes, 10)
-    labels = (torch.arange(columns) * classes // columns).repeat(run.config.sample.grid_rows)
+    columns = grid_classes(run.facts.num_classes)
+    labels = columns.repeat(run.config.sample.grid_rows)
     images = sample(run, objective, labels, range(len(labels)), device)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, encode_png(images, columns))
+    write_atomic(path, encode_png(images, len(columns)))
+
+
+def grid_classes(num_classes: int) -> Int[Tensor, " columns"]:
+    """The class of each column of a sample grid: all of them, or ten that are spread evenly."""
+    columns = min(num_classes, 10)
+    return torch.arange(columns) * num_classes // columns
 
 
 def encode_png(images: UInt8[Tensor, "n c h w"], columns: int) -> bytes:

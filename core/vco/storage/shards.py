@@ -82,8 +82,8 @@ class Packing:
         elif begun.read_text() != written:
             self._lock.close()
             raise UserError(
-                f"{self.aside} holds an unfinished packing of other images or with other options; give the same ROOT and "
-                "options to finish it, or remove that folder"
+                f"{self.aside} holds an unfinished packing of other images or with other options; give the same ROOT "
+                "and options to finish it, or remove that folder"
             )
         self._parts: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
 
@@ -144,7 +144,7 @@ class Packing:
             return 0
         about = {"split": split, "file": f"{name}.tar", "bytes": aside.stat().st_size, "next": done + count, "bad": bad}
         about["sha256"] = _sha256(aside)
-        rows = {column: np.array(values, COLUMNS[column]) for column, values in columns.items()}
+        rows: dict[str, np.ndarray] = {name: np.array(values, COLUMNS[name]) for name, values in columns.items()}
         rows["digest"] = np.frombuffer(b"".join(digests), np.uint8)
         fsync(aside)
         aside.replace(self.aside / f"{name}.tar")

@@ -24,7 +24,6 @@ from vco.api import (
     Tap,
     Times,
 )
-from vco.objective import complete
 from vco.randomness import RowGenerator
 
 FOLD: Final = 2
@@ -90,8 +89,8 @@ class ToyCodec(Codec):
 class ToyNetwork(nn.Module):
     """A network whose answer about a sample depends on all that it is told about it, and on no other sample.
 
-    It wants to be told again what features it predicts. Forward-mode derivatives pass, and autocast leaves it in
-    float32.
+    It wants to be told again what features it predicts. Autocast leaves it in float32. Its attention is the fused one:
+    forward-mode derivatives pass under `sdpa_kernel(SDPBackend.MATH)` alone, as they do in true networks.
     """
 
     def __init__(
@@ -109,9 +108,12 @@ class ToyNetwork(nn.Module):
         self.taught = _weight(draws, width, features.tokens[1])
 
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...]) -> Denoised:
-        """The answer, with clean predictions and velocities."""
+        """The answer, with clean predictions."""
         with torch.autocast(noisy[IMAGE].device.type, enabled=False):
-            known = torch.tanh(self.labels[condition.labels])
+            seen = cells(noisy[IMAGE].float(), self.grid).contiguous()  # rows that are not give another attention
+            head = seen[:, None]
+            seen = seen + nn.functional.scaled_dot_product_attention(head, head, head)[:, 0]
+            known = torch.tanh(self.labels[condition.labels]) + seen.flatten(1).mean(1)
             for x in (*noisy.values(), *condition.context.values()):
                 known = known + x.float().flatten(1).mean(1)
             clean: Streams = {}
@@ -120,35 +122,12 @@ class ToyNetwork(nn.Module):
                 until = flow.spread(condition.until[name], x) if name in condition.until else t
                 told = torch.sin(3 * t) / 3 + (until - t) / 5 + flow.spread(known, x) / 10
                 clean[name] = (self.gain[name] * x.float() + told).to(x.dtype)
-            seen = cells(noisy[IMAGE].float(), self.grid)
-            hidden = [torch.tanh(seen @ block + known[:, None, None]) for block in self.blocks]
+            blocks = {k: self.blocks[k - 1] for k in (*taps, len(self.blocks))}
+            hidden = {k: torch.tanh(seen @ block + known[:, None, None]) for k, block in blocks.items()}
             positions = torch.arange(seen.shape[1], device=seen.device)
-            tapped = {k: Tap(tokens=hidden[k - 1], positions=positions) for k in taps}
-            context = {FEATURES: hidden[-1] @ self.taught}
-            return complete(Denoised(clean=clean, taps=tapped, context=context), noisy, times)
-
-
-@attrs.frozen(kw_only=True)
-class AskedNetwork:
-    """A network as losses see it; notes that it was asked."""
-
-    name: str
-    module: ToyNetwork
-    asked: list["AskedNetwork"]
-    """Where it notes itself."""
-    gradient: bool = True
-    """Whether gradients pass."""
-
-    def __call__(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
-        """The network's answer, with clean predictions and velocities."""
-        self.asked.append(self)
-        with torch.set_grad_enabled(self.gradient and torch.is_grad_enabled()):
-            return self.module(noisy, times, condition, taps)
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether a gradient has come back through one of its answers."""
-        return any(parameter.grad is not None for parameter in self.module.parameters())
+            tapped = {k: Tap(tokens=hidden[k], positions=positions) for k in taps}
+            context = {FEATURES: hidden[len(self.blocks)] @ self.taught}
+            return Denoised(clean=clean, taps=tapped, context=context)
 
 
 @attrs.define

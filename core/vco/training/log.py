@@ -1,6 +1,5 @@
-"""The log of a training: mean losses, speed, the progress bar, and metrics.jsonl."""
+"""The log of a training: mean losses, pace and measures, on the screen, in metrics.jsonl and with trackers."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,25 +8,31 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from vco.storage.metrics_file import append_line
+from vco.training.clock import Clock
+from vco.training.progress import Progress
+from vco.training.trackers import log_values
+from vco.training.watch import Watch, read
 
 
 class Log:
-    """Sums losses on the device, shows progress, and writes metrics.jsonl; closing it ends the progress bar."""
+    """Sums on the device, and waits for it only where a line is written; closing it ends the progress bar."""
 
     def __init__(self, accelerator: Accelerator, path: Path, *, total: int, start: int, batch_size: int) -> None:
         self.accelerator = accelerator
         self.path = path
         self.batch_size = batch_size
-        self.bar = tqdm(
-            total=total, initial=start, desc="training", unit="step", disable=not accelerator.is_main_process
-        )
+        self.progress = Progress(total=total, start=start, shown=accelerator.is_main_process)
+        self.watch = Watch()
+        self.clock = Clock(accelerator.device)
+        self.gradient_norm: Tensor | None = None
+        """Norm of the gradient of all parameters in the last step, before it was clipped; None if nobody asked."""
+        self.score: dict[str, str] = {}
+        """The last score, as it is shown."""
         self.sums: dict[str, Tensor] = {}
         self.counts = Counter[str]()  # a loss with a schedule may have ended since
         self.count = 0
-        self.since = time.perf_counter()
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Notes the losses of one step, without waiting for them."""
@@ -35,32 +40,50 @@ class Log:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.counts.update(losses.keys())
         self.count += 1
-        self.bar.update(1)
+        self.progress.advance()
 
     def means(self) -> dict[str, float]:
-        """Mean losses since the last call, over all processes; waits for the device."""
+        """Mean losses since the last line, over all processes; waits for the device."""
         if not self.count:
             return {}
         means = torch.stack([value / self.counts[name] for name, value in self.sums.items()])
-        values: Any = self.accelerator.reduce(means, reduction="mean")
-        return dict(zip(self.sums, values.tolist(), strict=True))
+        return dict(zip(self.sums, self._over_processes(means).tolist(), strict=True))
 
-    def speed(self) -> dict[str, float]:
-        """Images per second since the last call."""
-        now = time.perf_counter()
-        speed = self.count * self.batch_size / (now - self.since)
-        self.sums, self.counts, self.count, self.since = {}, Counter(), 0, now
-        return {"images_per_second": speed}
+    def measures(self) -> dict[str, float]:
+        """What else is known since the last line, and the pace; begins a new stretch."""
+        packed = self.watch.packed()
+        flat = torch.cat([value.flatten() for value in packed.values()]) if packed else torch.empty(0)
+        parts = self._over_processes(flat).split([value.numel() for value in packed.values()]) if packed else ()
+        shapes = [value.shape for value in packed.values()]
+        values = read({name: part.view(s) for name, part, s in zip(packed, parts, shapes, strict=True)})
+        values |= {} if self.gradient_norm is None else {"gradient_norm": float(self.gradient_norm)}
+        seconds = self.clock.split(self.count)
+        busy = seconds["seconds.data"] + seconds["seconds.step"]
+        values |= {**seconds, "images_per_second": self.batch_size / busy}
+        if self.clock.on_cuda:
+            values["memory_gib"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30
+        self.watch.clear()
+        self.gradient_norm = None
+        self.sums, self.counts, self.count = {}, Counter(), 0
+        return values
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends a line to the file, and puts the losses and the speed into the progress bar."""
+        """Writes a line, and shows the loss, the last score and the speed."""
         if not self.accelerator.is_main_process:
             return
-        hidden = {"learning_rate", "images_per_second"}
-        shown = {name: f"{value:.3g}" for name, value in values.items() if "." not in name and name not in hidden}
-        self.bar.set_postfix({**shown, "img/s": f"{values['images_per_second']:.0f}"}, refresh=True)
+        speed = {"images/s": f"{values['images_per_second']:.0f}"}
+        self.progress.show({"loss": f"{values['loss']:.3g}", **self.score, **speed})
         append_line(self.path, step, dict(values))
+        log_values(self.accelerator, step, values)
+
+    def scored(self, name: str, value: float) -> None:
+        """Notes a score, to be shown from now on: "FD (digits-cnn)" as "FD"."""
+        self.score = {name.partition(" (")[0]: f"{value:.3g}"}
 
     def close(self) -> None:
         """Ends the progress bar."""
-        self.bar.close()
+        self.progress.close()
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        reduced: Any = self.accelerator.reduce(values, reduction="mean")
+        return reduced

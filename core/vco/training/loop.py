@@ -3,6 +3,7 @@
 Accelerate gives devices, DDP and autocast. The host waits for the device only where it logs, samples or saves.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -16,22 +17,31 @@ from tqdm import tqdm
 from vco.data.order import Order
 from vco.data.reader import Batch, Key, read, to_float
 from vco.distributed import errors_shared
-from vco.errors import TrainingStoppedError, UserError
-from vco.evaluation.evaluate import Evaluation, describe_results
+from vco.errors import TrainingStoppedError
+from vco.evaluation.evaluate import Evaluation
+from vco.evaluation.records import forget_after
+from vco.evaluation.results import record_results
 from vco.folder import RunFolder
 from vco.objective import Objective
 from vco.randomness import RowGenerator, noise, seed_of
+from vco.reporting.live import LiveReport, ended
 from vco.run import Run
-from vco.sampling.sample import sample_grid
 from vco.step_inputs import Inputs
 from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint
-from vco.storage.metrics_file import append_line, keep_lines
+from vco.storage.files import write_atomic
+from vco.storage.metrics_file import keep_lines
+from vco.training.agreeing import agreed_checkpoint
+from vco.training.cost import cost_of
 from vco.training.ema import EMA
 from vco.training.fitting import fit_adapter
 from vco.training.log import Log
 from vco.training.optimizer import build_optimizer, learning_rate, restore_state, set_learning_rate, state_by_name
+from vco.training.pictures import write_grid, write_real_grid
+from vco.training.restoring import require_fit
+from vco.training.starting import start_from
 from vco.training.stopping import StopFlag
+from vco.training.trackers import log_scores, start_trackers
 
 
 class Training:
@@ -50,6 +60,7 @@ class Training:
             seed=self.seed,
             batch_size=self.config.batch_size,
             samples_per_class=self.config.samples_per_class,
+            blocks=self.images.blocks,
         )
         run.to(self.device)
         self.objective: Objective = run.objective
@@ -60,15 +71,17 @@ class Training:
         self.step = 0
 
     def begin(self) -> None:
-        """Goes on from the newest checkpoint in the folder or, where there is none, fits the adapter.
+        """Goes on from the newest checkpoint in the folder; without one takes the weights of --from, fits the adapter.
 
         Raises:
-            UserError: if every checkpoint is damaged, or the newest whole one holds other components.
+            UserError: if every checkpoint is damaged, or the newest whole one (or --from) has other components.
         """
         main = self.accelerator.is_main_process
         say: Callable[[str], None] = tqdm.write if main else lambda sentence: None
-        newest = checkpoint.load_newest(self.folder.checkpoints, say)
-        if newest is None:
+        newest = agreed_checkpoint(
+            self.folder.checkpoints, self.accelerator.process_index, self.accelerator.num_processes, say
+        )
+        if newest is None and not start_from(self.run, say):
             fit_adapter(self.run, self.images, self.device, main=main)
         self.ema = EMA(self.objective, self.config.ema_decays)
         if newest is not None:
@@ -78,12 +91,15 @@ class Training:
         self.start = self.step
         if main:
             keep_lines(self.folder.metrics, self.step)
-            keep_lines(self.folder.evals, self.step)
+            forget_after(self.folder.evals, self.step)
 
     # ------------------------------------------------------------------------------------------------------------ steps
 
-    def train(self) -> int:
+    def train(self, report: LiveReport | None = None) -> int:
         """Runs to the last step.
+
+        Args:
+            report: the page that is written while the run goes on; None where nobody wants one.
 
         Returns:
             0, or the number of the signal that asked to stop; a checkpoint is then written first.
@@ -94,6 +110,10 @@ class Training:
         model: Any = self.accelerator.prepare(self.objective)
         model.train()
         total = self.config.steps
+        with errors_shared():
+            if self.accelerator.is_main_process:
+                write_real_grid(self.run, self.images, self.folder.real)
+            start_trackers(self.accelerator, self.run.config, self.folder, self.step)
         if self.start == 0:
             self.sample()
         reader = read(self.images, self._shares(), self.config, self.seed)
@@ -101,27 +121,37 @@ class Training:
         log = Log(
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
         )
-        with closing(log), closing(StopFlag()) as stop:
+        self.objective.beside["watch"] = log.watch
+        with ended(report), closing(log), closing(StopFlag(self.config.timeout)) as stop:
             while not (stopping := stop.agreed()) and self.step < total:
-                log.add(self._one_step(model, reader))
+                last = self.step + 1 == total
+                logs = log.watch.looks = last or (self.step + 1) % self.config.log_every == 0
+                log.add(self._one_step(model, reader, log))
                 self.step += 1
-                last = self.step == total
-                if last or self.step % self.config.log_every == 0:
+                if logs:
                     self._log(log)
                 if last or self.step % self.config.sample_every == 0:
-                    self.sample()
-                    model.train()
+                    with log.clock.aside():
+                        self.sample()
+                        model.train()
                 if last or self.step % self.config.checkpoint_every == 0:
-                    self._save(log)
+                    with log.clock.aside():
+                        self._save(log)
                     saved = self.step
                 if not last and self.run.config.eval.every and self.step % self.run.config.eval.every == 0:
-                    self._evaluate()
-                    model.train()
+                    with log.clock.aside():
+                        self._evaluate(log)
+                        model.train()
+                if report and logs and not last:
+                    with log.clock.aside():
+                        report.update(f"training, after step {self.step} of {total}")
             if saved != self.step:
                 self._save(log)
+        if stopping and report:
+            report.write(f"stopped by a signal after step {self.step} of {total}")
         return stopping
 
-    def _one_step(self, model: Any, reader: Iterator[Batch]) -> dict[str, Tensor]:
+    def _one_step(self, model: Any, reader: Iterator[Batch], log: Log) -> dict[str, Tensor]:
         # Whatever draws from the ambient generator (dropout) is then counted too.
         torch.manual_seed(seed_of(self.seed, "ambient", self.step, self.accelerator.process_index))
         index, _ = self.order.batch(self.step)
@@ -135,7 +165,8 @@ class Training:
             if part and self._process_learns:  # its times carry a graph, which one backward pass uses up
                 draw = self.objective.draw(labels, seed=self.seed, step=self.step)
             rows = self._rows(part)
-            batch = next(reader)
+            with log.clock.waiting():
+                batch = next(reader)
             assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -147,7 +178,9 @@ class Training:
         if self.step == self.start:
             self._check_gradients()
         if self.config.clip_gradients:
-            nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
+            log.gradient_norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
+        elif log.watch.looks:
+            log.gradient_norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
@@ -209,6 +242,15 @@ class Training:
 
     # --------------------------------------------------------------------------------------------------------- the log
 
+    def note_cost(self) -> None:
+        """Writes cost.json, if it is not there: what the run costs, in parameters and arithmetic."""
+        if not self.folder.cost.exists():
+            indices: list[int] = self.order.batch(0)[0][self._rows(0)].tolist()
+            with self.accelerator.autocast():
+                cost = cost_of(self.run, self.images, indices, self.device)
+            if self.accelerator.is_main_process:
+                write_atomic(self.folder.cost, json.dumps(cost, indent=1) + "\n")
+
     def averaged(self) -> Objective:
         """The model with the weights of the first EMA (of the last step, if the run keeps none); a view of them."""
         return self.objective.with_weights(self.ema.averages[0] if self.ema.averages else self.objective.state_dict())
@@ -217,7 +259,7 @@ class Training:
         values = log.means()
         self._check(values)  # before anything is measured on what may be NaN
         values |= {name: float(value) for name, value in self.objective.metrics().items()}
-        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.speed()}
+        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.measures()}
         self._check(values)
         log.write(self.step, values)
 
@@ -232,16 +274,16 @@ class Training:
 
     def sample(self) -> None:
         """Writes the sample grid of the present step."""
-        if self.accelerator.is_main_process:
-            with self.accelerator.autocast():
-                sample_grid(self.run, self.averaged(), self.folder.grid(self.step), self.device)
+        write_grid(self.run, self.averaged(), self.folder, self.step, self.accelerator)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, log: Log) -> None:
         """Scores the averaged model in the midst of training, and adds a line to evals.jsonl."""
         results = self.evaluation.score(self.averaged())
         if results and self.accelerator.is_main_process:
-            append_line(self.folder.evals, self.step, describe_results(results, self.run, self.step))
+            record_results(results, self.run, self.step, self.folder)
             first = results[0]
+            log.scored(first.score.name, first.score.value)
+            log_scores(self.accelerator, self.step, [result.plain() for result in results])
             tqdm.write(
                 f"step {self.step}: {first.score.name} {first.score.value:.3f} (real images: {first.real_value:.3f})"
             )
@@ -266,15 +308,9 @@ class Training:
 
     def _restore(self, saved: Checkpoint) -> None:
         """All or nothing: a checkpoint of other components is refused before anything is changed."""
-        expected = {n: v.shape for n, v in self.objective.state_dict().items()}
-        found = {n: v.shape for n, v in saved.tensors["model"].items()}
-        if expected != found:
-            odd = sorted({n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)})
-            raise UserError(
-                f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than this run: "
-                f"{odd[0]} and {len(odd) - 1} more tensors differ; use the settings it was made with, or another "
-                "--output-dir"
-            )
+        require_fit(
+            saved, self.objective.state_dict(), self.ema.decays, self.parameters, self.seed, str(self.folder.path)
+        )
         self.objective.load_state_dict(saved.tensors["model"])
         for i, average in enumerate(self.ema.averages):
             for name, value in average.items():

@@ -1,7 +1,11 @@
 """JiT, the plain pixel transformer."""
 
+from collections.abc import Mapping
+
 import attrs
 
+from vco.api import PublishedWeights
+from vco_plugins.published import recognise
 from vco_plugins.routing import RoutedConfig
 from vco_plugins.single_stream import SingleStream
 
@@ -33,3 +37,6 @@ class JiT(SingleStream):
     @attrs.frozen(kw_only=True)
     class Config(RoutedConfig):
         """What a user may set."""
+
+    def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
+        return recognise(weights, "jit", self.config)

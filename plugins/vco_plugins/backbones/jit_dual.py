@@ -9,7 +9,18 @@ from attrs.validators import in_
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from vco.api import FEATURES, IMAGE, Backbone, BackboneSetting, Condition, Denoised, Streams, Tap, Times
+from vco.api import (
+    FEATURES,
+    IMAGE,
+    Backbone,
+    BackboneSetting,
+    Condition,
+    Denoised,
+    PublishedWeights,
+    Streams,
+    Tap,
+    Times,
+)
 from vco_plugins.jit_config import TransformerConfig, patch_grid, require_same_grid, require_streams
 from vco_plugins.layers import (
     Attention,
@@ -27,6 +38,7 @@ from vco_plugins.layers import (
     told_together,
     unpatchify,
 )
+from vco_plugins.published import recognise
 
 STREAMS = (IMAGE, FEATURES)
 
@@ -126,6 +138,9 @@ class JiTDual(Backbone):
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
             taps={number: Tap(tokens=tokens, positions=positions) for number, tokens in tapped.items()},
         )
+
+    def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
+        return recognise(weights, "jit-dual", self.config)
 
 
 class DualBlock(nn.Module):

@@ -16,6 +16,7 @@ from vco.api import (
     BackboneSetting,
     Condition,
     Denoised,
+    PublishedWeights,
     Streams,
     StreamSpec,
     Tap,
@@ -42,6 +43,7 @@ from vco_plugins.layers import (
     told_together,
     unpatchify,
 )
+from vco_plugins.published import recognise
 
 CLASS_TOKEN = "class_token"
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
@@ -93,16 +95,14 @@ class JiTJoint(Backbone):
     --backbone.time-embedding separate.
 
     A stream "class_token" [b, 1, d] becomes one more token without a position in front of the features, or of the
-    image where that is alone or merged. It shares that stream's own blocks and final norm, and its fate where attention
-    is blocked.
+    image where that is alone or merged. It shares that stream's own blocks and final norm, and is blocked with it.
 
     Where every token has a time of its own, the tokens at one place of both streams are modulated alike, and in-context
     tokens go by the mean of the sample's times.
 
     Raises:
         UserError: If the patch does not divide the image, the features' grid is not the patches', or the streams do not
-            suit the fusion; from `forward` if merged streams are to be blocked from each other, or there are times for
-            each token beside a class token.
+            suit the fusion; from `forward` if merged streams are to be blocked, or a class token meets times of tokens.
 
     Source: V-Co (arXiv 2603.16792), ablation of fusions; Latent Forcing (arXiv 2602.11401); REG (arXiv 2507.01467).
     """
@@ -150,8 +150,7 @@ class JiTJoint(Backbone):
     def __init__(self, config: Config, setting: BackboneSetting) -> None:
         super().__init__()
         streams = setting.streams
-        self.config = config
-        self.patch = config.patch
+        self.config, self.patch = config, config.patch
         self.grid = patch_grid(streams[IMAGE], self.patch)
         _check_streams(config, streams)
         trunk = config.trunk
@@ -236,6 +235,9 @@ class JiTJoint(Backbone):
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
             taps={number: Tap(tokens=tapped[number - 1], positions=positions) for number in taps},
         )
+
+    def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
+        return recognise(weights, "jit-joint", self.config)
 
     def _check_edges(self, blocked: Blocked) -> None:
         if self.merge is not None and blocked:

@@ -172,6 +172,10 @@ class _Files(ImageSet):
         self.tree, self.names, self.labels = tree, names, labels
         self.size, self.flip, self.on_bad = size, flip, on_bad
 
+    def file(self, index: int) -> tuple[str, bytes]:
+        with self.tree.open(name := self.names[index]) as file:
+            return name.rpartition(".")[2].lower(), file.read()
+
     def identity(self) -> Iterator[bytes]:
         for name in self.names:
             yield name.encode()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
-WIDTH, SIDE, GRID = 64, 8, (4, 4)
+WIDTH, SIDE, GRID, CLASSES = 64, 8, (4, 4), 10
 
 
 class DigitsCNN(FeatureSource):
@@ -27,7 +27,7 @@ class DigitsCNN(FeatureSource):
                 f"them, not {setting.image_shape}; for other images use inception (to score) or dinov2 (to align to)."
             )
         self.config = config
-        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID)
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES)
 
     def load(self) -> None:
         from safetensors.torch import load
@@ -41,11 +41,14 @@ class DigitsCNN(FeatureSource):
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Features:
         dtype = self.network.classifier.weight.dtype  # not the images': autocast may have left those in bfloat16
         tokens = self.network(images.to(dtype)).to(dtype)
-        return Features(tokens=tokens, grid=GRID, pooled=tokens.mean(1))
+        pooled = tokens.mean(1)
+        return Features(tokens=tokens, grid=GRID, pooled=pooled, logits=self.network.classifier(pooled).to(dtype))
 
     def classify(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 10"]:
         """Class logits of images in [-1, 1]."""
-        return self.network.classifier(self(images).pooled)
+        logits = self(images).logits
+        assert logits is not None
+        return logits
 
 
 class Network(nn.Module):
@@ -61,7 +64,7 @@ class Network(nn.Module):
                 nn.GELU(),
             ]
         self.layers = nn.Sequential(*layers)
-        self.classifier = nn.Linear(WIDTH, 10)
+        self.classifier = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b n d"]:
         """The last activations as tokens, row-major."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vco.api import Features, FeatureSetting, FeatureSource, FeatureSpec, UserError
 
-WIDTH, DEPTH, HEADS, PATCH, SIDE = 48, 4, 4, 2, 8
+WIDTH, DEPTH, HEADS, PATCH, SIDE, CLASSES = 48, 4, 4, 2, 8, 10
 GRID = (SIDE // PATCH, SIDE // PATCH)
 
 
@@ -30,7 +30,7 @@ class DigitsViT(FeatureSource):
                 f"them, not {setting.image_shape}; for other images use dinov2 (to align to) or inception (to score)."
             )
         self.config = config
-        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID)
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES)
 
     def load(self) -> None:
         from safetensors.torch import load
@@ -44,15 +44,19 @@ class DigitsViT(FeatureSource):
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Features:
         dtype = self.network.positions.dtype  # not the images': autocast may have left those in bfloat16
         hidden = self.network(images.to(dtype))
+        pooled = self.network.norm(hidden[:, 0]).to(dtype)
         return Features(
             tokens=F.layer_norm(hidden[:, 1:], (WIDTH,)).to(dtype),
             grid=GRID,
-            pooled=self.network.norm(hidden[:, 0]).to(dtype),
+            pooled=pooled,
+            logits=self.network.classifier(pooled).to(dtype),
         )
 
     def classify(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 10"]:
         """Class logits of images in [-1, 1]."""
-        return self.network.classifier(self(images).pooled)
+        logits = self(images).logits
+        assert logits is not None
+        return logits
 
 
 class Network(nn.Module):
@@ -65,7 +69,7 @@ class Network(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + GRID[0] * GRID[1], WIDTH))
         self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(WIDTH)
-        self.classifier = nn.Linear(WIDTH, 10)
+        self.classifier = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b n d"]:
         """Embeds the patches and runs the blocks."""

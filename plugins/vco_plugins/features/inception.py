@@ -18,7 +18,8 @@ class Inception(FeatureSource):
 
     Images are rounded to 8 bits, as image files are, then resized as TensorFlow 1 did: there is no gradient,
     so this is a source to score with, not to align to. `pooled` is the feature vector, `tokens` the same as
-    a single token. Always computed in float32. Gray images are repeated to three channels.
+    a single token. `logits` are those of the inception score, which has them without the bias of the last layer.
+    Always computed in float32. Gray images are repeated to three channels.
 
     Source: Szegedy et al. 2016 (network); Heusel et al. 2017 (FID); torch-fidelity (`inception-v3-compat`).
     """
@@ -41,7 +42,7 @@ class Inception(FeatureSource):
             )
         self.config = config
         self.weights = config.weights
-        self.spec = FeatureSpec(tokens=(1, 2048), grid=(1, 1))
+        self.spec = FeatureSpec(tokens=(1, 2048), grid=(1, 1), classes=1008)
 
     def check(self) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
@@ -63,7 +64,9 @@ class Inception(FeatureSource):
         try:
             torch.save(_tensors(self._path), copy)
             copy.seek(0)
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=copy
+            )
         except (
             OSError,
             RuntimeError,
@@ -82,8 +85,8 @@ class Inception(FeatureSource):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         with torch.autocast(images.device.type, enabled=False):
-            (pooled,) = self.network(levels.expand(-1, 3, -1, -1))
-        return Features(tokens=pooled[:, None], grid=(1, 1), pooled=pooled)
+            pooled, logits = self.network(levels.expand(-1, 3, -1, -1))
+        return Features(tokens=pooled[:, None], grid=(1, 1), pooled=pooled, logits=logits)
 
     @property
     def _path(self) -> Path:

@@ -7,6 +7,7 @@ from vco.testing.law import LAWS as _REGISTERED
 from vco.testing.law import Law
 from vco.testing.laws import (
     adapter_fits,
+    backbone_settings,
     backbone_streams,
     backbone_taps,
     backbone_times,
@@ -14,8 +15,11 @@ from vco.testing.laws import (
     every_kind,
     frozen,
     guidance_branches,
+    guidance_effects,
     loss_aims,
+    loss_asking,
     loss_reading,
+    loss_weights,
     losses,
     several_processes,
     tensor_modules,
@@ -42,8 +46,9 @@ CASES: Final[dict[str, type[Case]]] = {
 }  # fmt: skip
 """Kind -> its case."""
 _THEMES: Final = (
-    every_kind, tensor_modules, several_processes, frozen, backbone_taps, backbone_streams, backbone_times,
-    backbone_training, adapter_fits, losses, loss_reading, loss_aims, guidance_branches,
+    every_kind, tensor_modules, several_processes, frozen, backbone_settings, backbone_taps, backbone_streams,
+    backbone_times, backbone_training, adapter_fits, losses, loss_reading, loss_asking, loss_weights, loss_aims,
+    guidance_branches, guidance_effects,
 )  # fmt: skip
 """Modules with further laws; importing one registers them."""
 LAWS: Final[tuple[Law, ...]] = tuple(sorted(_REGISTERED, key=lambda law: (law.case is not Case, law.slow)))

@@ -250,10 +250,17 @@ def require_other_rows(before: Streams, after: Streams, what: str) -> None:
 
 @law(BackboneCase)
 def takes_its_own_context_back(case: BackboneCase) -> None:
-    """What it hands out as context has a row for each sample, and it takes it back as the context of its next call."""
+    """What it hands out as context has a row for each sample, and it takes it back as the context of its next call.
+
+    All that it says it hands out, as `hands_out`, is there.
+    """
     component = case.build()
     inputs = case.inputs(component, 1)
     answer = case.run(component, inputs)
+    for name in case.subject.component.hands_out:
+        require(
+            name in answer.context, f"it says that it hands out {name}, and its context has {sorted(answer.context)}"
+        )
     for name, tensor in answer.context.items():
         require(tensor.ndim > 0 and len(tensor) == case.sizes.batch, f"the context {name} has no row for each sample")
     condition = Condition(
@@ -266,20 +273,6 @@ def takes_its_own_context_back(case: BackboneCase) -> None:
     require(
         shapes == {name: x.shape for name, x in again.context.items()}, "told its own context, it hands out another"
     )
-
-
-@law(BackboneCase, once=True)
-def refuses_missing_streams(case: BackboneCase) -> None:
-    """Constructed without one of its streams, it raises a `UserError`."""
-    case.build()
-    component, specs = case.subject.component, case.specs
-    for missing in set(component.streams) - {IMAGE}:  # every run has the image
-        rest = {name: spec for name, spec in specs.items() if name != missing}
-        try:
-            component(case.config, case.setting(rest))
-        except UserError:
-            continue
-        require(False, f"it was constructed without the stream {missing}")
 
 
 def tokens_of(case: BackboneCase, component: Any, stream: str) -> int:

@@ -45,7 +45,10 @@ class FeatureCase(FrozenCase):
 
 @law(FeatureCase)
 def features_are_as_specified(case: FeatureCase) -> None:
-    """Both views give tokens of the shape and grid of `spec`, `forward` a pooled vector of its width, in float32."""
+    """Both views give tokens of the shape and grid of `spec`, `forward` a pooled vector of its width, in float32.
+
+    A classifier gives logits of its classes in both.
+    """
     source = case.build()
     spec, batch = source.spec, case.sizes.batch
     for view, features in case.run(source, case.inputs(source, 1)).items():
@@ -54,8 +57,12 @@ def features_are_as_specified(case: FeatureCase) -> None:
         pooled = tuple(features.pooled.shape)
         fits = len(pooled) == 2 and pooled[0] == batch and (view != "forward" or pooled[1] == spec.pooled)
         require(fits, f"{view}: pooled {pooled} instead of (b, e), with e = {spec.pooled} in forward")
-        for name, value in (("tokens", features.tokens), ("pooled", features.pooled)):
-            require(value.dtype == torch.float32, f"{view}: {name} are {value.dtype}")
+        logits, wanted = features.logits, (batch, spec.classes) if spec.classes else None
+        found = None if logits is None else tuple(logits.shape)
+        require(found == wanted, f"{view}: logits {found} instead of {wanted}, by the classes of its spec")
+        for name, value in (("tokens", features.tokens), ("pooled", features.pooled), ("logits", logits)):
+            if value is not None:
+                require(value.dtype == torch.float32, f"{view}: {name} are {value.dtype}")
 
 
 @law(FeatureCase, once=True)

@@ -1,13 +1,13 @@
 """Laws for the sampling half of guidance rules, and for the meaning of their options."""
 
 import torch
+from torch import Tensor
 
-from vco.api import FEATURES, IMAGE, Condition, Guidance, Streams
-from vco.config.plain import sampling_options
+from vco.api import FEATURES, IMAGE, Condition, Streams
 from vco.testing.law import does_not_apply, law, require
-from vco.testing.laws.guidance import GuidanceCase, conditional, hidden
+from vco.testing.laws.guidance import WEAK, GuidanceCase, conditional, hidden
 from vco.testing.laws.guidance_options import MIDDLE, guided_streams, hiding_nothing, meaning_of, with_options
-from vco.testing.tensors import cast, clone, distance, leaves, on_meta, require_same, rows_of, with_rows
+from vco.testing.tensors import cast, clone, leaves, on_meta, require_same, rows_of, with_rows
 
 
 @law(GuidanceCase)
@@ -80,28 +80,26 @@ def guides_away_from_the_other_branch(case: GuidanceCase) -> None:
         require(along > 0, f"with a larger scale {stream} does not move away from the other branch")
 
 
-@law(GuidanceCase, once=True, about=lambda component: bool(sampling_options(component.Config)))
-def options_of_sampling_do_something(case: GuidanceCase) -> None:
-    """Every number that is an option of sampling changes the velocity at some time, or which branches there are."""
+@law(GuidanceCase)
+def branches_differ(case: GuidanceCase) -> None:
+    """Each branch beside the conditional one is told or shown something else, unless another model evaluates it.
 
-    def sampled(guidance: Guidance) -> dict[str, Streams]:
-        answers: dict[str, Streams] = {}
-        for i in range(41):
-            times = {IMAGE: i / 40, FEATURES: i / 40}
-            branches = guidance.branches(case.labels(), times)
-            names = ", ".join(sorted(branches))
-            answers[f"{names} at {i}"] = guidance.combine(case.velocities(branches, 3), times)
-        return answers
+    Two equal branches guide nowhere, and cost twice.
+    """
+    guidance, labels = case.build(), case.labels()
+    for times in case.times():
+        branches = guidance.branches(labels, times)
+        name = conditional(branches, labels)
+        for other in branches.keys() - {name, WEAK}:
+            ones, others = _told(branches[name]), _told(branches[other])
+            same = ones.keys() == others.keys() and all(torch.equal(x, others[path]) for path, x in ones.items())
+            require(not same, f"at {times} the branch {other} is told and shown what the branch {name} is")
 
-    before = leaves(sampled(case.build()))
-    useless: dict[str, bool] = {}
-    for name, other in case.sampled_otherwise():
-        if type(getattr(other.config, name)) is float:
-            after = leaves(sampled(other))
-            same = before.keys() == after.keys() and all(distance(x, after[at]) == 0 for at, x in before.items())
-            useless[name] = useless.get(name, True) and same
-    for name, nothing_changes in useless.items():
-        require(not nothing_changes, f"other values of {name} change nothing at any time")
+
+def _told(condition: Condition) -> dict[str, Tensor]:
+    """What a network is told and what is hidden from it; masks that hide nothing are left out."""
+    told = {path: x for path, x in leaves(condition).items() if not path.startswith("supervised")}
+    return {path: x for path, x in told.items() if x.dtype != torch.bool or x.any()}
 
 
 @law(GuidanceCase)

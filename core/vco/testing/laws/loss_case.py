@@ -1,7 +1,7 @@
 """The case of losses: a training step in which everything but the loss is a stand-in."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import attrs
 import torch
@@ -27,12 +27,13 @@ from vco.api import (
 )
 from vco.objective import complete
 from vco.randomness import RowGenerator
+from vco.testing.asked import AskedNetwork, Paths, as_it_is
 from vco.testing.case import RefusedError, TrainedCase
-from vco.testing.law import require
 from vco.testing.options import without_large_numbers
 from vco.testing.shapes import encoders
 from vco.testing.subject import Subject
-from vco.testing.toy import FOLD, AskedNetwork, RowGeneratorWithoutValues, ToyCodec, ToyEncoder, ToyNetwork
+from vco.testing.toy import FOLD, RowGeneratorWithoutValues, ToyCodec, ToyEncoder, ToyNetwork
+from vco.testing.undeclared import Declared, Undeclared
 
 TAP_WIDTH: Final = 10
 DEPTH: Final = 24
@@ -52,6 +53,12 @@ class LossCase(TrainedCase):
     """Whether the image stream are latents, which have another shape than the images."""
     asked: list[AskedNetwork] = attrs.field(factory=list[AskedNetwork], eq=False, repr=False)
     """The networks that the loss has asked in its last step."""
+    judging: bool = False
+    """Whether these networks look whether what they are asked about belongs together."""
+    hears: Callable[[Tensor], Tensor] = attrs.field(default=as_it_is, eq=False, repr=False)
+    """What becomes of the noisy streams before the networks that it asks see them."""
+    says: Callable[[Tensor], Tensor] = attrs.field(default=as_it_is, eq=False, repr=False)
+    """What becomes of taps and context of the networks that it asks before the loss sees them."""
 
     @classmethod
     def small(cls, subject: Subject) -> Any:
@@ -159,13 +166,25 @@ class LossCase(TrainedCase):
         named = enumerate(self.specs.items(), 11)
         return {name: ToyEncoder(self.image_shape, spec, seed) for seed, (name, spec) in named}
 
+    def paths(self, inputs: Any) -> Paths:
+        """The paths of the batch's streams from noise to data."""
+        return Paths(clean=inputs["clean"], noise=inputs["noise"], specs=self.streams)
+
     def network(self, inputs: Any, name: str, gradient: bool = False) -> AskedNetwork:
         """A network that the loss may ask."""
         seed = 31 if name == "teacher" else 30
         spec = next(iter(self.specs.values()))
         module = ToyNetwork(self.streams, spec, width=TAP_WIDTH, depth=DEPTH, classes=CLASSES, seed=seed)
         module.to(inputs["images"].device)
-        return AskedNetwork(name=name, module=module, gradient=gradient, asked=self.asked)
+        return AskedNetwork(
+            name=name,
+            module=module,
+            asked=self.asked,
+            paths=self.paths(inputs) if self.judging else None,
+            gradient=gradient,
+            hears=self.hears,
+            says=self.says,
+        )
 
     def prepared(self, component: Any, inputs: Any) -> Step:
         """The step that the network is asked about; its answer is not there yet."""
@@ -187,7 +206,7 @@ class LossCase(TrainedCase):
             clean=inputs["clean"],
             noise=inputs["noise"],
             noisy={
-                name: flow.corrupt(x.detach(), inputs["noise"][name], inputs["times"][name], spec.noise_scale)
+                name: flow.corrupt(x, inputs["noise"][name], inputs["times"][name], spec.noise_scale)
                 for (name, x), spec in zip(inputs["clean"].items(), self.streams.values(), strict=True)
             },
             target=inputs["target"],
@@ -219,7 +238,8 @@ class LossCase(TrainedCase):
             k: Tap(tokens=tokens, positions=positions[k] if isinstance(positions, dict) else positions)
             for k, tokens in inputs["taps"].items()
         }
-        answer = Denoised(clean=inputs["predicted"], taps=taps, context={FEATURES: inputs["context"]})
+        told = {FEATURES: inputs["context"]} if FEATURES in self.subject.component.needs_context else {}
+        answer = Denoised(clean=inputs["predicted"], taps=taps, context=Declared(told))
         step = step.answered(complete(answer, step.noisy, step.times))
         return step.of_loss("tested", "forward", reads_features=True)
 
@@ -245,26 +265,6 @@ class LossCase(TrainedCase):
     def total(self, component: Any, inputs: Any) -> Tensor:
         """The sum of the terms' means."""
         return torch.stack([term.mean() for term in self.run(component, inputs).values()]).sum()
-
-
-class Undeclared(Mapping[str, FeatureSource]):
-    """The encoders of a loss that declares that it reads none."""
-
-    def __getitem__(self, name: str) -> FeatureSource:
-        """Never an encoder."""
-        return self._complain()
-
-    def __iter__(self) -> Iterator[str]:
-        """Never a name."""
-        return self._complain()
-
-    def __len__(self) -> int:
-        """None."""
-        return 0
-
-    def _complain(self) -> NoReturn:
-        require(False, "it reads encoder features, and does not declare needs_features = True")
-        raise AssertionError
 
 
 def _parts(features: Features) -> dict[str, Tensor]:

@@ -35,7 +35,12 @@ class Sample:
         """Some of them."""
         features = self.features
         if features is not None:
-            features = Features(tokens=features.tokens[rows], grid=features.grid, pooled=features.pooled[rows])
+            features = Features(
+                tokens=features.tokens[rows],
+                grid=features.grid,
+                pooled=features.pooled[rows],
+                logits=None if features.logits is None else features.logits[rows],
+            )
         return Sample(images=self.images[rows], features=features)
 
 
@@ -57,8 +62,8 @@ class MetricCase(Case):
 
     @property
     def spec(self) -> FeatureSpec:
-        """What the encoder yields."""
-        return next(iter(encoders(self.sizes, self.subject.shapes).values()))
+        """What the encoder yields; it is a classifier."""
+        return attrs.evolve(next(iter(encoders(self.sizes, self.subject.shapes).values())), classes=CLASSES)
 
     @property
     def setting(self) -> MetricSetting:
@@ -82,7 +87,8 @@ class MetricCase(Case):
             mixing = torch.randn(e, e, generator=fixed) / e**0.5
             pooled = torch.randn(count, e, generator=draws) @ mixing + means + 3 * shift
             tokens = torch.randn(count, n, d, generator=draws) + 3 * shift
-            features = Features(tokens=tokens, grid=self.spec.grid, pooled=pooled)
+            logits = (3 + shift) * torch.randn(count, CLASSES, generator=draws)
+            features = Features(tokens=tokens, grid=self.spec.grid, pooled=pooled, logits=logits)
         return Sample(images=images, features=features)
 
     def fed(self, generated: Sample, real: Sample, sizes: Sequence[int] = (IMAGES,)) -> Metric:
@@ -107,14 +113,22 @@ def _value(metric: Metric) -> Tensor:
 def score_is_a_number_with_a_name(case: MetricCase) -> None:
     """The score is a finite float; its name says the encoder that it looks through, its protocol is plain data.
 
-    Asked twice it is the same, and nothing ambient is drawn.
+    Asked twice it is the same, and nothing ambient is drawn. It is the first of its `scores`, whose names differ.
     """
     metric = case.fed(case.sample(1), case.sample(2))
     with no_ambient_draws("score"):
-        score, again = metric.score(), metric.score()
+        score, again, every = metric.score(), metric.score(), list(metric.scores())
+    require(every[:1] == [score], f"the first of its scores is {every[:1]}, and its score {score}")
+    names = [one.name for one in every]
+    require(len(set(names)) == len(names), f"several of its scores have one name: {names}")
+    for one in every:
+        _require_sound(case, one)
+    require(score == again, f"asked twice it says {score} and {again}")
+
+
+def _require_sound(case: MetricCase, score: Score) -> None:
     require(isinstance(score.value, float), f"the value is a {type(score.value).__name__}")
     require(math.isfinite(score.value), f"the value is {score.value}")
-    require(score == again, f"asked twice it says {score} and {again}")
     if case.needs_features:
         require(ENCODER in score.name, f"the name {score.name!r} does not say that the encoder is {ENCODER}")
     require(len(score.name) > 0 and score.name.isprintable(), f"the name is {score.name!r}")
@@ -167,6 +181,33 @@ def processes_do_not_matter(case: MetricCase) -> None:
             metric.merge([clone(state) for state in states])
             what = f"the score of process {rank} of {len(shares)}, which saw {shares[rank]} images of each kind,"
             require_same(expected, _value(metric), what, 1e-5)
+    apart = [case.build(), case.build()]
+    for metric, sample, kind in zip(apart, (generated, real), (True, False), strict=True):
+        metric.update(sample.images, sample.features, kind)
+    merged: Metric = case.build()
+    merged.merge([clone(dict(metric.state())) for metric in apart])
+    require_same(expected, _value(merged), "the score where one has seen generated images and one real ones", 1e-5)
+
+
+@law(MetricCase)
+def moments_stand_for_images(case: MetricCase) -> None:
+    """Held against the moments that it tells of real images, it has the score that it has against the images.
+
+    A metric that keeps more of them tells none, and may refuse moments with a `UserError`.
+    """
+    generated, real = case.sample(1), case.sample(2)
+    whole = case.fed(generated, real)
+    seen, apart = case.build(), case.build()
+    seen.update(real.images, real.features, False)
+    apart.update(generated.images, generated.features, True)
+    moments = seen.moments()
+    if moments is None:
+        does_not_apply("it keeps more of real images than moments, or nothing")
+    metric: Metric = case.build()
+    metric.merge([clone(dict(apart.state()))])
+    metric.hold_against(moments)
+    require_same(_value(whole), _value(metric), "the score against moments", 1e-9)
+    require(metric.score().protocol == whole.score().protocol, f"its protocol is {metric.score().protocol}")
 
 
 @law(MetricCase)
@@ -181,11 +222,14 @@ def images_matter(case: MetricCase) -> None:
 def equal_sets_score_best(case: MetricCase) -> None:
     """Generated images that are the real ones score better than images that are off, and no worse than a few of them.
 
-    The few are repeated. Metrics that do not look at real images are left out.
+    The few are repeated. A metric that says that it needs no real images has the same score whatever they are.
     """
     real = case.sample(2)
-    if case.score(case.sample(1), real).value == case.score(case.sample(1), case.sample(4, shift=1.0)).value:
-        does_not_apply("it does not look at real images")
+    ignores = case.score(case.sample(1), real).value == case.score(case.sample(1), case.sample(4, shift=1.0)).value
+    needs = case.subject.component.needs_real
+    require(ignores != needs, f"its score {'depends' if needs is False else 'does not depend'} on real images")
+    if ignores:
+        does_not_apply("it needs no real images")
     equal = case.score(real, real)
     direction = 1 if equal.higher_is_better else -1
     word = "higher" if equal.higher_is_better else "lower"
@@ -218,7 +262,9 @@ def images_are_left_alone(case: MetricCase) -> None:
 
 def _given(sample: Sample) -> dict[str, Tensor]:
     features = sample.features
-    seen = {} if features is None else {"tokens": features.tokens, "pooled vectors": features.pooled}
+    if features is None or features.logits is None:
+        return {"images": sample.images}
+    seen = {"tokens": features.tokens, "pooled vectors": features.pooled, "logits": features.logits}
     return {"images": sample.images, **seen}
 
 

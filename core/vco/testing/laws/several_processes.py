@@ -41,7 +41,7 @@ def is_independent_of_the_split(case: TrainedCase) -> None:
     try:
         require_same(whole, _joined(as_processes(shares)), f"{count} shares")
     except Exception:
-        _require_same_in_processes(case)
+        require_same_in_processes(case)
         case.subject.notes[DECIDED] = True
 
 
@@ -51,7 +51,7 @@ def two_processes_give_what_one_gives(case: TrainedCase) -> None:
 
     Each holds whole class groups.
     """
-    _require_same_in_processes(case)
+    require_same_in_processes(case)
 
 
 def _outputs(case: TrainedCase, rank: int | None) -> Callable[[], dict[str, Tensor]]:
@@ -69,7 +69,8 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat(found) if found[0].ndim else torch.stack(found).mean() for name, found in tensors.items()}
 
 
-def _require_same_in_processes(case: TrainedCase) -> None:
+def require_same_in_processes(case: TrainedCase) -> None:
+    """Raises `ViolationError` if real processes with a share of the batch each get something else than one with all."""
     count = len(case.shares())
     with tempfile.TemporaryDirectory() as folder:
         start_processes(_process, args=(case, count, folder), nprocs=count, start_method="spawn")

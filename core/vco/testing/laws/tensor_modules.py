@@ -134,6 +134,23 @@ def tensors_are_registered(case: ModuleCase) -> None:
 
 
 @law(TrainedCase)
+def nothing_kept_carries_a_gradient(case: TrainedCase) -> None:
+    """After a training step neither buffers nor what `metrics` returns carry a gradient, which would keep the step.
+
+    All that the step computed would stay in memory, and copies and saving fail.
+    """
+    component = case.build().train()
+    inputs = case.inputs(component, 1)
+    for x in leaves(inputs).values():
+        x.requires_grad_(x.is_floating_point())
+    case.run(component, inputs)
+    for name, buffer in component.named_buffers():
+        require(not buffer.requires_grad, f"after a training step the buffer {name} carries a gradient")
+    for name, value in component.metrics().items():
+        require(not value.requires_grad, f"after a training step the metric {name} carries a gradient")
+
+
+@law(TrainedCase)
 def state_round_trip(case: TrainedCase) -> None:
     """Its state dict, loaded into another instance, gives the same outputs: nothing that matters is left out."""
     elsewhere = attrs.evolve(case.sizes, seed=case.sizes.seed + 1)  # other initial weights
