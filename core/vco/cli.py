@@ -17,7 +17,7 @@ VERBS: Final = {  # verb -> (module with its `main`, what it does)
     "new": ("vco.starter.command", "write a plugin package to begin with, which passes and runs at once"),
     "sample": ("vco.commands.sample", "write images of a run: a folder, an npz file, how they come out of noise"),
     "eval": ("vco.commands.evaluate", "score a run, a folder of images or an npz file; search for the best settings"),
-    "compare": ("vco.commands.compare", "put runs beside each other, at equal amounts of training and with their noise"),
+    "compare": ("vco.commands.compare", "put runs beside each other, at equal amounts of training, with their noise"),
     "import": ("vco.commands.importing", "make a run folder of published weights of V-Co or JiT"),
     "export": ("vco.commands.exporting", "write a run's weights with settings and model card, to publish them"),
 }

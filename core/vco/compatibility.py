@@ -147,8 +147,8 @@ class Compatibility:
             if lacking := set(loss.needs_context) - set(backbone.hands_out):
                 fitting = self.others("backbones", lambda b, wanted=lacking: wanted <= set(b.hands_out))
                 self.problems.append(
-                    f"{self.name(f'loss.{name}')} needs a backbone that predicts {' and '.join(sorted(lacking))} and is "
-                    f"told its own prediction, which {self.name('backbone')} does not; choose --backbone ({fitting})"
+                    f"{self.name(f'loss.{name}')} needs a backbone that predicts {' and '.join(sorted(lacking))} and "
+                    f"is told its own prediction, which {self.name('backbone')} does not; choose --backbone ({fitting})"
                 )
             if loss.needs_teacher and not self.config.train.ema_decays:
                 self.problems.append(
@@ -176,8 +176,8 @@ class Compatibility:
         if train.batch_size % parts:
             fitting = " or ".join(str(size) for size in _multiples(parts, train.batch_size))
             self.problems.append(
-                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation ({parts}), "
-                f"such as {fitting}"
+                f"train.batch_size ({train.batch_size}) must be a multiple of processes x train.accumulation "
+                f"({parts}), such as {fitting}"
             )
         elif train.samples_per_class and (groups := train.batch_size // train.samples_per_class) % parts:
             sizes = [count * train.samples_per_class for count in _multiples(parts, groups)]

@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / "sessions.jsonl"
 
     @property
+    def bad_images(self) -> Path:
+        """Images that could not be read, a sentence each; another one was read in its place."""
+        return self.path / "bad-images.txt"
+
+    @property
     def trained(self) -> bool:
         """Whether there is anything that was trained."""
         return any(self.checkpoints.glob("step-*"))

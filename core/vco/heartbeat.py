@@ -1,8 +1,8 @@
 """Signs of life of the processes of a run: who waits knows whether the others still work, and which one does not.
 
 One process may work alone for long: it draws samples, or writes a checkpoint to slow storage. The others must wait for
-it then, however long that takes; and they must not wait for one that was stopped or hangs. Every process counts up, from
-a thread of its own, in the key-value store by which the processes have met.
+it then, however long that takes; and they must not wait for one that was stopped or hangs. Every process counts up,
+from a thread of its own, in the key-value store by which the processes have met.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Image files of any kind as RGB pictures: what they show is what is read, or they are refused."""
 
 import warnings
-from io import BytesIO
-from typing import IO, Final
+from io import BufferedReader, BytesIO
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +17,7 @@ ENDINGS: Final = {"JPEG": "jpg", "TIFF": "tif"}
 """Format as Pillow calls it -> usual ending, where that is another word."""
 
 
-def read_picture(opened: IO[bytes], path: str) -> Image.Image:
+def read_picture(opened: BufferedReader | BytesIO, path: str) -> Image.Image:
     """The picture in a file, upright and in RGB.
 
     Orientation tags are obeyed. Sixteen bits a channel become eight; of animations the first frame is read.

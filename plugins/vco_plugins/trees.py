@@ -5,9 +5,9 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from functools import cached_property
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from vco.api import UserError
 from vco_plugins.pictures import shown
@@ -28,7 +28,7 @@ class Tree(ABC):
         """Names of all image files, sorted."""
 
     @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> BufferedReader | BytesIO:
         """One of them, to be read; raises `UserError` if it is not there any more."""
 
     def path(self, name: str) -> str:
@@ -53,7 +53,7 @@ class FolderTree(Tree):
             found += [(below / name).as_posix() for name in files if is_image(name)]
         return tuple(sorted(found))
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> BufferedReader | BytesIO:
         try:
             return (self.root / name).open("rb")
         except OSError as error:
@@ -71,7 +71,7 @@ class ZipTree(Tree):
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(name for name in self._archive.namelist() if is_image(name.rpartition("/")[2])))
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> BufferedReader | BytesIO:
         try:
             return BytesIO(self._archive.read(name))
         except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:

@@ -49,7 +49,8 @@ def decide(main: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ch
 
 def test_both_go_on_from_the_newest_of_process_0(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = decide(folder, folder, monkeypatch)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert first.step == second.step == 20
     twin = Path(shutil.copytree(folder, tmp_path / "twin"))
     checkpoint.save(twin, saved(30), keep=9)  # newer ones of its own do not matter
@@ -80,7 +81,7 @@ def test_another_checkpoint_of_the_same_step_is_refused(
 def test_all_hear_of_it_if_process_0_finds_damaged_ones_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in folder.glob("step-*/model.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
         decide(folder, folder, monkeypatch)
 
 

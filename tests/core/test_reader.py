@@ -178,5 +178,7 @@ def test_a_class_without_any_readable_image_is_one_sentence() -> None:
     class Gone(Unreadable):
         on_bad = "skip"
 
-    with pytest.raises(SingleProcessError, match="image 3 cannot be read; replace it .and none of the 20 images after"):
+    with pytest.raises(
+        SingleProcessError, match=r"image 3 cannot be read; replace it .and none of the 20 images after"
+    ):
         list(read(Gone(), [[(3, 0)]], TrainConfig()))

@@ -275,8 +275,8 @@ def test_mistakes_about_losses(argv: tuple[str, ...], message: str) -> None:
         (("--seed", "--dry-run"), "--seed needs a value"),
         (("--dry-rum",), "--dry-rum needs a value; did you mean 'dry_run'?"),
         (("--dry-run=false",), "--dry-run takes no value"),
-        (("digits",), "'digits' is not the folder of a run (it has no config.yaml); name one to go on with it, or begin "
-         "a new run with options alone, which are written --option value"),
+        (("digits",), "'digits' is not the folder of a run (it has no config.yaml); name one to go on with it, or "
+         "begin a new run with options alone, which are written --option value"),
         (("-x",), "unexpected argument '-x': options are written --option value"),
         (("--",), "unexpected argument '--': options are written --option value"),
         (("--plugin", "fake_nowhere"),

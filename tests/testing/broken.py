@@ -318,6 +318,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "images-are-not-shared": Mistake("Dots", ".clone()", ""),
     "held-out-images-are-held-out": Mistake("Dots", "_Dots(60, 1)", "_Dots(300, 0)"),
     "extras-are-alike": Mistake("Dots", ".float().mean()}", ".float().mean() + torch.rand(())}"),
+    "blocks-are-all-images": Mistake("Dots", "size - size // 2", "size // 3"),
     "any-number-of-workers": Mistake(
         "Dots", "self.images[index]", "self.images[0 if torch.utils.data.get_worker_info() else index]"
     ),

@@ -20,6 +20,7 @@ from vco.api import (
     AdapterSetting,
     Backbone,
     BackboneSetting,
+    Blocks,
     Codec,
     CodecSetting,
     Condition,
@@ -681,6 +682,7 @@ class _Dots(ImageSet):
     def __init__(self, size: int, key: int) -> None:
         draws = torch.Generator().manual_seed(key)
         self.labels = torch.arange(size) % 3
+        self.blocks = Blocks(sizes=[size // 2, size - size // 2], window=1)
         noise = torch.randint(0, 60, (size, 1, 4, 4), generator=draws)
         self.images = (self.labels[:, None, None, None] * 90 + noise).clamp(0, 255).to(torch.uint8)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
+import packed
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from tiny_encoders import CASES, SIDE
 
 import vco_plugins
@@ -20,13 +23,15 @@ ENCODERS = {f"features/{case.id}": case for case in CASES if "-" not in case.id}
 """Those whose id is the name of a feature source: one format each."""
 SETTINGS = {
     "data/image-folder": {"root": str(FOLDER), "size": 16, "classes": 3},
+    "data/shards": {"root": str(FOLDER / "shards"), "size": 16, "window": 2},
+    "data/hf": {"path": str(FOLDER / "rows.parquet"), "size": 16, "label_column": "kind"},
     **{name: {"weights": str(FOLDER / case.id), "resolution": SIDE} for name, case in ENCODERS.items()},
 }
 
 
 @pytest.fixture(autouse=True, scope="module")
 def files() -> Iterator[None]:
-    """A folder of pictures, three classes of 50 and three, and tiny random encoders in their real formats."""
+    """Pictures, three classes of 50 and three, in a folder, in shards and in a table; tiny random encoders as files."""
     random = np.random.RandomState(0)
     for split, count in (("train", 50), ("val", 3)):
         for number, name in enumerate(("ant", "bee", "cat")):
@@ -35,11 +40,19 @@ def files() -> Iterator[None]:
             for i in range(count):
                 picture = random.randint(0, 200, (20, 24, 3)) + 20 * number
                 Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+    packed.pack(FOLDER, FOLDER / "shards", "--data.size", "16")
+    table(sorted(FOLDER.glob("train/*/*.png")), FOLDER / "rows.parquet")
     for case in ENCODERS.values():
         (FOLDER / case.id).mkdir()
         case.save(FOLDER / case.id)
     yield
     rmtree(FOLDER)
+
+
+def table(files: list[Path], target: Path) -> None:
+    """A parquet file of pictures and the names of their folders."""
+    pictures = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    parquet.write_table(pyarrow.table({"image": pictures, "kind": [file.parent.name for file in files]}), target)
 
 
 @contract_checks(vco_plugins, settings=SETTINGS)

@@ -51,8 +51,8 @@ class Codec(Component, nn.Module):
 
         Args:
             images: the images.
-            noise: standard normal numbers `[b, *noise_shape]`, or None for the stream's most likely value. The core draws
-                them from (seed, epoch, image index), so that a resumed run sees the same stream.
+            noise: standard normal numbers `[b, *noise_shape]`, or None for the stream's most likely value. The core
+                draws them from (seed, epoch, image index), so that a resumed run sees the same stream.
         """
 
     @abstractmethod

@@ -38,6 +38,9 @@ class TrainConfig:
     """Share of the peak learning rate that a falling schedule ends at, in [0, 1]."""
     clip_gradients: float = field(default=0.0, validator=ge(0.0))
     """Largest norm of the gradient of all parameters together; a longer one is scaled down to it. 0 = never."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What a gradient with NaN or infinity does: it ends the run, the step is left out, or the run goes back to the
+    newest checkpoint and on with other batches. The last two wait for the device at every step."""
     ema_decays: tuple[float, ...] = field(default=(0.9999, 0.9996), validator=deep_iterable(and_(ge(0.0), lt(1.0))))
     """Decay rate per step of each running average of the weights, in [0, 1); the first is sampled from and
     evaluated."""
@@ -128,7 +131,7 @@ class RunConfig:
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network: auto is bf16 where the device has it, else fp32. Weights are always float32."""
     log_with: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Trackers that also get losses, samples and scores (pip install 'vco[trackers]'); metrics.jsonl has them anyway."""
+    """Trackers that get losses, samples and scores too (pip install 'vco[trackers]'); metrics.jsonl has them anyway."""
     train: TrainConfig = field(factory=TrainConfig)
     sample: SampleConfig = field(factory=SampleConfig)
     eval: EvalConfig = field(factory=EvalConfig)

@@ -44,7 +44,7 @@ class Log:
 
     def means(self) -> dict[str, float]:
         """Mean losses since the last line, over all processes; waits for the device."""
-        if not self.count:
+        if not self.sums:  # no step since then, or none whose gradient was finite
             return {}
         means = torch.stack([value / self.counts[name] for name, value in self.sums.items()])
         return dict(zip(self.sums, self._over_processes(means).tolist(), strict=True))
@@ -72,9 +72,21 @@ class Log:
         if not self.accelerator.is_main_process:
             return
         speed = {"images/s": f"{values['images_per_second']:.0f}"}
-        self.progress.show({"loss": f"{values['loss']:.3g}", **self.score, **speed})
+        loss = {"loss": f"{values['loss']:.3g}"} if "loss" in values else {}  # all steps may have been left out
+        self.progress.show({**loss, **self.score, **speed})
         append_line(self.path, step, dict(values))
         log_values(self.accelerator, step, values)
+
+    def forget_step(self) -> None:
+        """Forgets what was looked at in a step that is left out."""
+        self.watch.clear()
+        self.gradient_norm = None
+
+    def go_back(self, step: int) -> None:
+        """Forgets what was summed since the last line, and shows an earlier step."""
+        self.watch.clear()
+        self.sums, self.counts, self.count = {}, Counter(), 0
+        self.progress.go_back(step)
 
     def scored(self, name: str, value: float) -> None:
         """Notes a score, to be shown from now on: "FD (digits-cnn)" as "FD"."""

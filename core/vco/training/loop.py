@@ -5,7 +5,7 @@ Accelerate gives devices, DDP and autocast. The host waits for the device only w
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -14,26 +14,26 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vco.data.order import Order
-from vco.data.reader import Batch, Key, read, to_float
+from vco.data.reader import Batch
 from vco.distributed import errors_shared
-from vco.errors import TrainingStoppedError
+from vco.errors import SingleProcessError, TrainingStoppedError
 from vco.evaluation.evaluate import Evaluation
 from vco.evaluation.records import forget_after
 from vco.evaluation.results import record_results
 from vco.folder import RunFolder
 from vco.objective import Objective
-from vco.randomness import RowGenerator, noise, seed_of
+from vco.randomness import seed_of
 from vco.reporting.live import LiveReport, ended
 from vco.run import Run
-from vco.step_inputs import Inputs
 from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint
 from vco.storage.files import write_atomic
 from vco.storage.metrics_file import keep_lines
 from vco.training.agreeing import agreed_checkpoint
+from vco.training.batches import Batches
 from vco.training.cost import cost_of
 from vco.training.ema import EMA
+from vco.training.finite import Finite
 from vco.training.fitting import fit_adapter
 from vco.training.log import Log
 from vco.training.optimizer import build_optimizer, learning_rate, restore_state, set_learning_rate, state_by_name
@@ -55,20 +55,21 @@ class Training:
         self.folder = folder
         self.device = accelerator.device
         self.images = run.data.train()
-        self.order = Order(
-            self.images.labels,
-            seed=self.seed,
-            batch_size=self.config.batch_size,
-            samples_per_class=self.config.samples_per_class,
-            blocks=self.images.blocks,
-        )
         run.to(self.device)
         self.objective: Objective = run.objective
-        self.shapes = {stream: spec.shape for stream, spec in self.objective.specs.items()}
+        self.batches = Batches(run, self.images, accelerator, folder.bad_images)
         self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
         self.optimizer = build_optimizer(run)
         self.evaluation = Evaluation(run, accelerator)
+        self.finite = Finite(self.config.on_nan, self.objective, self.parameters)
         self.step = 0
+        self.ahead = 0
+        """Batches that were passed over because the run had gone back (--train.on-nan rollback)."""
+
+    @property
+    def place(self) -> int:
+        """Where the run is in the sequence of batches."""
+        return self.step + self.ahead
 
     def begin(self) -> None:
         """Goes on from the newest checkpoint in the folder; without one takes the weights of --from, fits the adapter.
@@ -78,9 +79,7 @@ class Training:
         """
         main = self.accelerator.is_main_process
         say: Callable[[str], None] = tqdm.write if main else lambda sentence: None
-        newest = agreed_checkpoint(
-            self.folder.checkpoints, self.accelerator.process_index, self.accelerator.num_processes, say
-        )
+        newest = self._newest()
         if newest is None and not start_from(self.run, say):
             fit_adapter(self.run, self.images, self.device, main=main)
         self.ema = EMA(self.objective, self.config.ema_decays)
@@ -116,7 +115,7 @@ class Training:
             start_trackers(self.accelerator, self.run.config, self.folder, self.step)
         if self.start == 0:
             self.sample()
-        reader = read(self.images, self._shares(), self.config, self.seed)
+        reader = self._reader()
         saved = self.start
         log = Log(
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
@@ -126,7 +125,17 @@ class Training:
             while not (stopping := stop.agreed()) and self.step < total:
                 last = self.step + 1 == total
                 logs = log.watch.looks = last or (self.step + 1) % self.config.log_every == 0
-                log.add(self._one_step(model, reader, log))
+                try:
+                    losses = self._one_step(model, reader, log)
+                except SingleProcessError:  # an image that cannot be read
+                    if saved != self.step and self.accelerator.num_processes == self.config.accumulation == 1:
+                        self._save(log)  # nothing of this step was done yet
+                    raise
+                if losses is None and self.config.on_nan == "rollback":
+                    self._go_back(log)
+                    reader = self._reader()
+                    continue
+                log.add(losses or {})
                 self.step += 1
                 if logs:
                     self._log(log)
@@ -151,27 +160,28 @@ class Training:
             report.write(f"stopped by a signal after step {self.step} of {total}")
         return stopping
 
-    def _one_step(self, model: Any, reader: Iterator[Batch], log: Log) -> dict[str, Tensor]:
+    def _one_step(self, model: Any, reader: Iterator[Batch], log: Log) -> dict[str, Tensor] | None:
+        """Moves the weights, unless the gradient is not finite and such steps are left out: then it returns None."""
         # Whatever draws from the ambient generator (dropout) is then counted too.
-        torch.manual_seed(seed_of(self.seed, "ambient", self.step, self.accelerator.process_index))
-        index, _ = self.order.batch(self.step)
-        labels = self.order.labels[index]
+        torch.manual_seed(seed_of(self.seed, "ambient", self.place, self.accelerator.process_index))
+        self.finite.begin()
+        labels = self.batches.labels(self.place)
         set_learning_rate(self.optimizer, self.objective, learning_rate(self.config, self.step), self.step)
 
-        draw = self.objective.draw(labels, seed=self.seed, step=self.step)
+        draw = self.objective.draw(labels, seed=self.seed, step=self.place)
         sums: dict[str, Tensor] = {}
         parts = self.config.accumulation
         for part in range(parts):
             if part and self._process_learns:  # its times carry a graph, which one backward pass uses up
-                draw = self.objective.draw(labels, seed=self.seed, step=self.step)
-            rows = self._rows(part)
+                draw = self.objective.draw(labels, seed=self.seed, step=self.place)
+            rows = self.batches.rows(part)
             with log.clock.waiting():
                 batch = next(reader)
             assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
-                share = draw.map(lambda rows_of: self._send(rows_of[rows]))  # noqa: B023 (used at once)
-                losses: dict[str, Tensor] = model(self._inputs(batch, rows), share, self.step)
+                share = draw.map(lambda rows_of: self.batches.send(rows_of[rows]))  # noqa: B023 (used at once)
+                losses: dict[str, Tensor] = model(self.batches.inputs(batch, part, self.place), share, self.step)
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
@@ -181,32 +191,41 @@ class Training:
             log.gradient_norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
         elif log.watch.looks:
             log.gradient_norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
+        if self.finite.spoilt():
+            log.forget_step()
+            return None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         return sums
 
-    def _inputs(self, batch: Batch, rows: slice) -> Inputs:
-        """A batch on the device, with the random numbers of its rows."""
-        slots = [self.step * self.config.batch_size + row for row in range(rows.start, rows.stop)]
-        return Inputs(
-            images=to_float(self._send(batch.images)),
-            labels=self._send(batch.labels),
-            noise=noise(self.shapes, slots, self.seed, "noise", device=self.device),
-            generator=RowGenerator((self.seed, "draws"), slots, self.device),
-            encoding_noise=self._encoding_noise(batch.keys),
-            extras={name: self._send(value) for name, value in batch.extras.items()},
-        )
+    def _reader(self) -> Iterator[Batch]:
+        """The batches from here to the last step."""
+        return self.batches.read(self.place, self.config.steps + self.ahead)
 
-    def _encoding_noise(self, keys: Sequence[Key]) -> Tensor | None:
-        """What the codec draws with: a function of (seed, epoch, index), as augmentation is."""
-        shape = self.objective.codec.noise_shape
-        if shape is None:
-            return None
-        rows = [
-            noise({"": shape}, [index], self.seed, "posterior", epoch, device=self.device)[""] for index, epoch in keys
-        ]
-        return torch.cat(rows)
+    def _go_back(self, log: Log) -> None:
+        """Goes back to the newest checkpoint, and on from there with the batches behind the one that failed."""
+        failed = self.place
+        newest = self._newest()
+        if newest is None:
+            raise TrainingStoppedError(
+                f"training stopped: the gradient of step {self.step + 1} has NaN or infinity, and there is no "
+                "checkpoint to go back to; lower --train.learning-rate, or set --train.on-nan skip"
+            )
+        self._restore(newest)
+        self.ahead = failed + 1 - self.step
+        log.go_back(self.step)
+        if self.accelerator.is_main_process:
+            keep_lines(self.folder.metrics, self.step)
+            forget_after(self.folder.evals, self.step)
+            tqdm.write(f"a gradient with NaN or infinity: back to step {self.step}, and on with other batches")
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest checkpoint, the same in all processes."""
+        say: Callable[[str], None] = tqdm.write if self.accelerator.is_main_process else lambda sentence: None
+        return agreed_checkpoint(
+            self.folder.checkpoints, self.accelerator.process_index, self.accelerator.num_processes, say
+        )
 
     def _check_gradients(self) -> None:
         """Data-parallel training waits for a gradient of every parameter, in every step."""
@@ -223,29 +242,12 @@ class Training:
     def _process_learns(self) -> bool:
         return any(parameter.requires_grad for parameter in self.objective.process.parameters())
 
-    def _rows(self, part: int) -> slice:
-        """This process's rows of the global batch in one accumulation step; class groups stay whole."""
-        size = self.config.batch_size // (self.accelerator.num_processes * self.config.accumulation)
-        start = (part * self.accelerator.num_processes + self.accelerator.process_index) * size
-        return slice(start, start + size)
-
-    def _shares(self) -> Iterator[list[Key]]:
-        """What to read for each part of each step."""
-        for step in range(self.step, self.config.steps):
-            index, epoch = self.order.batch(step)
-            for part in range(self.config.accumulation):
-                rows = self._rows(part)
-                yield list(zip(index[rows].tolist(), epoch[rows].tolist(), strict=True))
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
-
     # --------------------------------------------------------------------------------------------------------- the log
 
     def note_cost(self) -> None:
         """Writes cost.json, if it is not there: what the run costs, in parameters and arithmetic."""
         if not self.folder.cost.exists():
-            indices: list[int] = self.order.batch(0)[0][self._rows(0)].tolist()
+            indices: list[int] = self.batches.order.batch(0)[0][self.batches.rows(0)].tolist()
             with self.accelerator.autocast():
                 cost = cost_of(self.run, self.images, indices, self.device)
             if self.accelerator.is_main_process:
@@ -259,7 +261,7 @@ class Training:
         values = log.means()
         self._check(values)  # before anything is measured on what may be NaN
         values |= {name: float(value) for name, value in self.objective.metrics().items()}
-        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.measures()}
+        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.measures(), **self.finite.counts()}
         self._check(values)
         log.write(self.step, values)
 
@@ -268,8 +270,9 @@ class Training:
             folder = self.folder.checkpoints
             saved = f"the checkpoints in {folder} are from before that" if folder.exists() else "nothing was saved yet"
             raise TrainingStoppedError(
-                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Lower "
-                "--train.learning-rate (in another --output-dir, if there are checkpoints), or look at the loss named"
+                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Add "
+                "--train.on-nan skip (or rollback) to the same command, or begin a new run with a lower "
+                "--train.learning-rate (--from goes on with these weights)"
             )
 
     def sample(self) -> None:
@@ -303,7 +306,7 @@ class Training:
             "optimizer": state_by_name(self.optimizer, self.parameters),
         }
         tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
-        state = {"ema_decays": list(self.ema.decays), "seed": self.seed}
+        state = {"ema_decays": list(self.ema.decays), "seed": self.seed, "ahead": self.ahead}
         return Checkpoint(step=self.step, tensors=tensors, state=state)
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -316,4 +319,4 @@ class Training:
             for name, value in average.items():
                 value.copy_(saved.tensors[f"ema-{i}"][name])
         restore_state(self.optimizer, self.parameters, saved.tensors["optimizer"])
-        self.step = saved.step
+        self.step, self.ahead = saved.step, int(saved.state.get("ahead", 0))

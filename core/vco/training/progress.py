@@ -40,6 +40,11 @@ class Progress:
         self.step += 1
         self.bar.update(1)
 
+    def go_back(self, step: int) -> None:
+        """The steps after this one will be done again."""
+        self.step = self.bar.n = step
+        self.bar.refresh()
+
     def show(self, fields: Mapping[str, str]) -> None:
         """Shows what was logged: a few short fields, as "loss 0.97", or "120 images/s" of a name that is a unit."""
         text = ", ".join(f"{value} {name}" if "/" in name else f"{name} {value}" for name, value in fields.items())

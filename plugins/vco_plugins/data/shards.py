@@ -134,7 +134,7 @@ class Shards(Data):
     @property
     def _known(self) -> _Index:
         if self._problem:
-            raise UserError(f"{self._problem} (from --data.root)") from self._problem
+            raise UserError(f"{str(self._problem).rstrip('.')} (from --data.root).") from self._problem
         if self.index is None:
             raise UserError(
                 f"There is no {INDEX} in {self._where}; give a folder that `vco data pack ROOT --out FOLDER` "

@@ -5,6 +5,7 @@ from typing import Final
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from vco.api import Features, Metric, MetricSetting, Score
 from vco_plugins.gathered import Gathered
@@ -54,4 +55,5 @@ def _within(x: Float[Tensor, "n d"]) -> float:
 
 
 def _kernel_sum(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    return sum((rows @ y.T / x.shape[1] + 1).pow(3).sum().item() for rows in x.split(ROWS))
+    blocks = tqdm(x.split(ROWS), desc="pairs of images", leave=False, delay=5, disable=None)
+    return sum((rows @ y.T / x.shape[1] + 1).pow(3).sum().item() for rows in blocks)

@@ -8,6 +8,7 @@ import torch
 from attrs.validators import ge
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from vco.api import Features, Metric, MetricSetting, Score
 from vco_plugins.gathered import Gathered
@@ -61,7 +62,7 @@ class MIND(Metric):
         directions = (directions / directions.norm(dim=1, keepdim=True)).to(generated)
         first, second, weights = _coupling(len(generated), len(real), generated.device)
         total = 0.0
-        for some in directions.split(AT_ONCE):
+        for some in tqdm(directions.split(AT_ONCE), desc="directions", leave=False, delay=5, disable=None):
             gaps = (generated @ some.T).sort(0).values[first] - (real @ some.T).sort(0).values[second]
             total += (weights @ gaps.square()).sum().item()
         protocol = {**self._gathered.counts(), "directions": count}

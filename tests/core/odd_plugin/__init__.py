@@ -12,6 +12,7 @@ def vco_losses() -> dict[str, str]:
         "fragile": "odd_plugin.losses:Fragile",
         "idle-head": "odd_plugin.losses:IdleHead",
         "nan-later": "odd_plugin.losses:NanLater",
+        "nan-once": "odd_plugin.losses:NanOnce",
         "new-author": "odd_plugin.losses:NewAuthor",
         "numberless": "odd_plugin.losses:Numberless",
         "of-another-time": "odd_plugin.losses:OfAnotherTime",

@@ -39,6 +39,23 @@ class NanLater(_Odd):
         return {"nan-later": value * (float("nan") if step.number + 1 >= self.config.after else 1.0)}
 
 
+class NanOnce(_Odd):
+    """NaN in one batch, whenever it comes, so that going on behind it helps."""
+
+    @attrs.frozen(kw_only=True)
+    class Config(Loss.Config):
+        """What a user may set."""
+
+        at: int = 3
+        """The batch, counted from 0."""
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        value = step.denoised.clean[IMAGE].square().mean()
+        first = step.generator.slots[0] // (20 // 2)  # half of the batch of a tiny run, or all of it
+        spoilt = first // 2 == self.config.at
+        return {"nan-once": value * (float("nan") if spoilt else 1.0)}
+
+
 class Broken(_Odd):
     """Raises what no one has foreseen."""
 

@@ -220,6 +220,21 @@ def extras_are_alike(case: DataCase) -> None:
                 require(same, f"{name}: {key} of image {i} differs when read again, or from a pickled copy")
 
 
+@law(DataCase, once=True)
+def blocks_are_all_images(case: DataCase) -> None:
+    """If images lie in blocks, every image is in one: sizes are at least 1 and their sum is the number of images."""
+    found = {name: images for name, images in case.sets().items() if images.blocks is not None}
+    if not found:
+        does_not_apply("no images lie in blocks")
+    for name, images in found.items():
+        blocks = images.blocks
+        assert blocks is not None
+        sizes = list(blocks.sizes)
+        require(min(sizes, default=0) >= 1, f"{name} has a block without images, or none: {sizes[:10]}")
+        require(sum(sizes) == len(images), f"the blocks of {name} have {sum(sizes)} images, and it has {len(images)}")
+        require(blocks.window >= 1, f"the window of {name} is {blocks.window} blocks")
+
+
 @law(DataCase, once=True, slow=True)
 def any_number_of_workers(case: DataCase) -> None:
     """Two reading processes give what one gives."""
