@@ -1,4 +1,4 @@
-"""The one test command: style, import rules, types, tests. Stops at the first that fails and exits with its status.
+"""The one test command: style, import rules, types, docs, tests. Stops at the first that fails, with its status.
 
 python tests/check.py                 what takes a few minutes
 python tests/check.py --all           the slow tests too
@@ -9,6 +9,7 @@ Other arguments go to pytest, as in `-k loss` or `-n 0` (one process, whose outp
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ STATIC = {
     "ruff": ["ruff", "check", "--quiet", "."],
     "import-linter": ["lint-imports", "--no-cache"],
     "pyright": ["pyright", "--pythonpath", sys.executable],
+    "docs": ["sphinx-build", "-W", "-q", "-b", "dirhtml", "docs", str(Path(tempfile.gettempdir()) / "vco-site")],
 }
 # Tests of one file share runs that take seconds: each process begins with a stretch of neighbouring tests, and takes
 # some of another's when it has nothing left. More than eight processes wait for memory.

@@ -111,7 +111,7 @@ def test_blocks_show_every_image_once_in_each_epoch(sizes: list[int], window: in
 def test_images_of_a_window_come_together_and_are_mixed() -> None:
     sizes = [7, 5, 9, 6, 8, 4]
     block_of = torch.repeat_interleave(torch.arange(6), torch.tensor(sizes))
-    order = blocks_order(sizes, window=2, batch=sum(sizes))
+    order = blocks_order(sizes, window=2, seed=1, batch=sum(sizes))
     runs: list[frozenset[int]] = []
     for epoch in range(4):
         came = block_of[order.batch(epoch)[0]].tolist()
@@ -122,7 +122,7 @@ def test_images_of_a_window_come_together_and_are_mixed() -> None:
             assert came[:count] != sorted(came[:count], key=came.index)  # mixed, not one block after the other
             runs.append(together)
             came = came[count:]
-    assert len({frozenset(runs[first : first + 3]) for first in (0, 3, 6, 9)}) > 1  # in other epochs others meet
+    assert len({frozenset(runs[first : first + 3]) for first in (0, 3, 6, 9)}) >= 3  # others meet in other epochs
 
 
 def test_a_batch_of_blocks_depends_on_seed_and_step_and_not_on_what_was_asked_before() -> None:

@@ -79,22 +79,23 @@ def missing_files_are_named(case: DataCase) -> None:
 
     Where they are there, each option of text says in turn that they lie where nothing is.
     """
-    others = options.elsewhere(case.config).items()
-    missed = [_missed(case, config, f"--data.{name}") for name, config in others]
-    if not _missed(case, case.config, "") and not any(missed):
+    before = _said(case, case.config)
+    said = {f"--data.{name}": _said(case, config) for name, config in options.elsewhere(case.config).items()}
+    if not before and not any(said.values()):
         does_not_apply("its files are always there")
+    for option, sentence in said.items():
+        if sentence and sentence != before:  # what was missing before comes first
+            require(option in sentence, f"{option} is {NOWHERE!r}, and check() does not name it: {sentence!r}")
 
 
-def _missed(case: DataCase, config: Any, option: str) -> bool:
-    """Whether files are missing with this config; then it must say so."""
+def _said(case: DataCase, config: Any) -> str:
+    """What check() says is missing with this config; empty if it misses nothing."""
     try:
         attrs.evolve(case, config=config).make().check()
     except UserError as error:
-        said = str(error)
-        require(len(said) > 40, f"check() says only {said!r}")
-        require(option in said, f"{option} is {NOWHERE!r}, and check() does not name it: {said!r}")
-        return True
-    return False
+        require(len(said := str(error)) > 40, f"check() says only {said!r}")
+        return said
+    return ""
 
 
 @law(DataCase, once=True)
