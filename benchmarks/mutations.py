@@ -4,10 +4,11 @@ import ast
 import copy
 import importlib.util
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from types import ModuleType
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType
 from typing import Any, Final
 
 REDUCTIONS: Final = {
@@ -134,7 +135,7 @@ class Replace(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-class Mutant:
+class Mutant(MetaPathFinder):
     """One change in one module."""
 
     def __init__(self, module: str, tree: ast.Module, place: int, change: int, node: ast.AST, words: str) -> None:
@@ -146,15 +147,28 @@ class Mutant:
     def way(self) -> str:
         return self.words.partition(":")[0]
 
-    def load(self) -> ModuleType:
-        """The module with the change, in the place of the true one."""
-        spec = importlib.util.find_spec(self.module)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        tree = Replace(self.place, self.change).visit(copy.deepcopy(self.tree))
-        sys.modules[self.module] = module
-        exec(compile(tree, str(spec.origin), "exec"), vars(module))
-        return module
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Lets Python import the changed module wherever it would import the true one, also on behalf of a package.
+
+        To be put in the first place of `sys.meta_path`.
+        """
+        spec = PathFinder.find_spec(name, path) if name == self.module else None
+        if spec is not None:
+            spec.loader = _Changed(self, str(spec.origin))
+        return spec
+
+
+class _Changed(SourceFileLoader):
+    """Loads a module with a change."""
+
+    def __init__(self, mutant: Mutant, path: str) -> None:
+        super().__init__(mutant.module, path)
+        self.mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        mutant = self.mutant
+        tree = Replace(mutant.place, mutant.change).visit(copy.deepcopy(mutant.tree))
+        return compile(tree, self.path, "exec")
 
 
 def mutants(module: str, count: int) -> list[Mutant]:

@@ -4,16 +4,10 @@ import vco
 
 project = "vco"
 author = "the vco authors"
-copyright = "the vco authors, Apache-2.0"  # noqa: A001 (sphinx calls it so)
+copyright = "the vco authors, Apache-2.0"
 version = release = vco.__version__
 
-extensions = [
-    "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
-    "sphinx_copybutton",
-]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 master_doc = "index"
 exclude_patterns = ["example_plugin", "_build"]

@@ -27,9 +27,9 @@ def of_data(data: Data) -> str:
 
 
 def of_weights(network: nn.Module) -> str:
-    """SHA-256 of all parameters of a network, whatever they are called and in whatever order they stand."""
+    """SHA-256 of all parameters and saved buffers of a network, whatever they are called and in whatever order."""
     digests: list[str] = []
-    for tensor in network.parameters():
+    for tensor in network.state_dict().values():
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         digests.append(f"{tuple(tensor.shape)} {hashlib.sha256(content).hexdigest()}")
     return _joined(sorted(digests))

@@ -14,6 +14,7 @@ from ctypes import CDLL
 from typing import Any, Final
 
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
 from vco.errors import TrainingStoppedError
 
@@ -33,7 +34,7 @@ class Heartbeats:
             timeout: seconds without a sign of life after which a process is given up.
         """
         default = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        self.store: Any = dist.PrefixStore("vco", default)
+        self.store: Any = PrefixStore("vco", default)
         self.rank, self.count, self.timeout = dist.get_rank(), dist.get_world_size(), timeout
         self.meetings = 0
         self._ended = threading.Event()

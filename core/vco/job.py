@@ -150,7 +150,7 @@ def _facts(run: Run, folder: RunFolder) -> RunFacts:
             split: tuple(images.labels.bincount(minlength=data.num_classes).tolist()) for split, images in sets.items()
         },
         contents={"data": content.of_data(data)}
-        | {path: content.of_weights(part) for path, part in trained_on.items() if any(True for _ in part.parameters())},
+        | {path: content.of_weights(part) for path, part in trained_on.items() if part.state_dict()},
     )
     if folder.trained and folder.facts.exists():
         content.require_equal(folder.read_facts().contents, facts.contents, str(folder.path))

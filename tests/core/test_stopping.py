@@ -155,7 +155,8 @@ def ranks(folder: Path) -> dict[int, int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().split(b"\0")
-            environment = dict(line.partition(b"=")[::2] for line in (process / "environ").read_bytes().split(b"\0"))
+            lines = (process / "environ").read_bytes().split(b"\0")
+            environment = {line.partition(b"=")[0]: line.partition(b"=")[2] for line in lines}
         except (OSError, ValueError):
             continue
         if str(folder).encode() in command and b"torch.distributed.run" not in command and b"RANK" in environment:

@@ -85,14 +85,14 @@ def scramble(training: Training, seed: int = 0) -> None:
 
 def batch(training: Training, step: int = 0) -> tuple[Inputs, Draw]:
     """What a step hands to the objective: the whole batch, not augmented, and the random part of the step."""
-    index, _ = training.order.batch(step)
-    labels = training.order.labels[index]
+    index, _ = training.batches.order.batch(step)
+    labels = training.batches.order.labels[index]
     size = training.config.batch_size
     slots = range(step * size, (step + 1) * size)
     inputs = Inputs(
         images=to_float(torch.stack([training.images.image(i, None) for i in index.tolist()])),
         labels=labels,
-        noise=noise(training.shapes, slots, training.seed, "noise"),
+        noise=noise(training.batches.shapes, slots, training.seed, "noise"),
         generator=RowGenerator((training.seed, "draws"), slots),
     )
     return inputs, training.objective.draw(labels, seed=training.seed, step=step)

@@ -36,7 +36,14 @@ from vco.training.ema import EMA
 from vco.training.finite import Finite
 from vco.training.fitting import fit_adapter
 from vco.training.log import Log
-from vco.training.optimizer import build_optimizer, learning_rate, restore_state, set_learning_rate, state_by_name
+from vco.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    require_gradients,
+    restore_state,
+    set_learning_rate,
+    state_by_name,
+)
 from vco.training.pictures import write_grid, write_real_grid
 from vco.training.restoring import require_fit
 from vco.training.starting import start_from
@@ -186,7 +193,7 @@ class Training:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
         if self.step == self.start:
-            self._check_gradients()
+            require_gradients(self.run)
         if self.config.clip_gradients:
             log.gradient_norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
         elif log.watch.looks:
@@ -226,17 +233,6 @@ class Training:
         return agreed_checkpoint(
             self.folder.checkpoints, self.accelerator.process_index, self.accelerator.num_processes, say
         )
-
-    def _check_gradients(self) -> None:
-        """Data-parallel training waits for a gradient of every parameter, in every step."""
-        for part, component in self.objective.components.items():
-            for name, parameter in component.named_parameters():
-                if parameter.requires_grad and parameter.grad is None:
-                    who = self.run.config.part(part.replace("losses.", "loss.")).title
-                    raise TrainingStoppedError(
-                        f"training stopped: no gradient reaches the parameter {name} of {who}; its plugin has to give "
-                        "it one in every step, or requires_grad_(False)"
-                    )
 
     @property
     def _process_learns(self) -> bool:

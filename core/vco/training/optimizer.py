@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vco import api
 from vco.config.settings import TrainConfig
-from vco.errors import UserError, one_line
+from vco.errors import TrainingStoppedError, UserError, one_line
 from vco.objective import Objective
 from vco.run import Run
 
@@ -56,6 +56,22 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, objective: Objective, ra
     for group in optimizer.param_groups:
         scale = objective.components[group["component"]].learning_rate_scale(step)
         group["lr"] = rate * scale * group.get("lr_scale", 1.0)
+
+
+def require_gradients(run: Run) -> None:
+    """Data-parallel training waits for a gradient of every parameter, in every step.
+
+    Raises:
+        TrainingStoppedError: naming a parameter that has none.
+    """
+    for part, component in run.objective.components.items():
+        for name, parameter in component.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                who = run.config.part(part.replace("losses.", "loss.")).title
+                raise TrainingStoppedError(
+                    f"training stopped: no gradient reaches the parameter {name} of {who}; its plugin has to give it "
+                    "one in every step, or requires_grad_(False)"
+                )
 
 
 def state_by_name(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
