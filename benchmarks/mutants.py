@@ -169,7 +169,11 @@ def _of_module(case: ModuleCase, component: Any) -> Any:
     gradients = [source.grad for source in (*sources, *component.parameters()) if source.grad is not None]
     if isinstance(case, AdapterCase):
         component.fit(case.data((20, 20, 1)))
-    return {"train": outputs, "gradients": gradients, "eval": case.run(component.eval(), inputs)}
+    asked: Any = None
+    if isinstance(case, LossCase):
+        step = case.prepared(component, inputs)
+        asked = [step.noisy, step.times, step.condition]
+    return {"train": outputs, "gradients": gradients, "asked": asked, "eval": case.run(component.eval(), inputs)}
 
 
 def same_behaviour(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -350,7 +350,12 @@ MORE: Final[list[tuple[str, Mistake]]] = [
     ("takes-its-own-context-back", Mistake("Thin", '("seen",)', '("seen", "heard")')),
     ("gives-named-terms", Mistake("Near", '"near": (', '"near": step.denoised.context[FEATURES].mean((1, 2)) + (')),
     ("says-one-time-if-it-is", Mistake("Glide", "replaces_denoising: ", "one_time = True\n    replaces_denoising: ")),
+    (
+        "asks-along-the-path",
+        Mistake("Midpoint", "slope = velocity(state, now, end)", "slope = velocity(state, now, now)"),
+    ),
     ("asks-what-belongs-together", Mistake("Echo", "t + (1 - t) * (", "t + 1.2 * (")),
+    ("asks-what-belongs-together", Mistake("Echo", "replace(step.condition, until={})", "step.condition")),
     ("asks-what-belongs-together", Mistake("Glide", "(t + 1) / 2", "t / 2")),
     ("asks-what-belongs-together", Mistake("Glide", "(t + 1) / 2", "1 + t / 2")),
     (

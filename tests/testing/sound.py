@@ -347,7 +347,8 @@ class Echo(Loss):
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         share = step.generator.rand()[:, None]
         later = {name: t + (1 - t) * (share if t.ndim == 2 else share[:, 0]) for name, t in step.times.items()}
-        told = step.teacher(step.noised(later), later, step.condition, (5,)).taps[5].tokens
+        condition = replace(step.condition, until={})  # where the step goes may be before these times
+        told = step.teacher(step.noised(later), later, condition, (5,)).taps[5].tokens
         first, third = (step.denoised.taps[k] for k in (1, 3))
         places = third.positions.expand(third.tokens.shape[:2])[..., None].expand_as(third.tokens)
         deeper = torch.zeros_like(told).scatter(1, places, third.tokens.detach())

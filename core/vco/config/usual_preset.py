@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from vco.config.command_line import DEFAULT_PRESET, CommandLine
 from vco.config.plain import build
-from vco.errors import UserError
 from vco.kinds import PRESETS
 from vco.plugins.registry import Catalog
 
@@ -34,7 +33,7 @@ def _side(name: str, line: CommandLine, catalog: Catalog) -> int | None:
     """The side of a data set's images; None if it cannot be built."""
     from vco.api import DataSetting
 
-    with suppress(UserError):  # said where it is built in earnest
+    with suppress(Exception):  # of whatever kind: said where it is built in earnest
         component = catalog.get("data", name).load()
         options = {key.removeprefix("data."): item for key, item in line.layer.items() if key.startswith("data.")}
         config: Any = build(component.Config, options, "data", [])

@@ -62,7 +62,7 @@ def times_of_tokens_are_understood(case: LossCase) -> None:
     """
     component = case.build()
     inputs = case.inputs(component, 1)
-    of_tokens = inputs | {name: _of_tokens(case, inputs[name]) for name in ("times", "weights")}
+    of_tokens = inputs | {name: _of_tokens(case, inputs[name]) for name in ("times", "weights", "until")}
     expected = case.run(component, inputs)
     try:
         found = case.run(component, of_tokens)

@@ -51,6 +51,8 @@ class LossCase(TrainedCase):
 
     latents: bool = False
     """Whether the image stream are latents, which have another shape than the images."""
+    until: bool = False
+    """Whether another loss has said before where the step goes."""
     asked: list[AskedNetwork] = attrs.field(factory=list[AskedNetwork], eq=False, repr=False)
     """The networks that the loss has asked in its last step."""
     judging: bool = False
@@ -67,8 +69,8 @@ class LossCase(TrainedCase):
 
     @classmethod
     def situations(cls, subject: Subject) -> Sequence[Mapping[str, Any]]:
-        """Pixels, and latents."""
-        return ({}, {"latents": True})
+        """Pixels, and latents; without and with a step's end, which another loss has set."""
+        return ({}, {"latents": True}, {"until": True})
 
     def make(self) -> Loss:
         """The loss for taps and features on one grid."""
@@ -136,6 +138,7 @@ class LossCase(TrainedCase):
         shapes = {name: spec.shape for name, spec in self.streams.items()}
         clean = {**normal(shapes), IMAGE: self.codec.encode(images, None).clone()}
         classes = torch.randperm(CLASSES, generator=draws)[: batch // self.group].repeat_interleave(self.group)
+        times = {name: torch.rand(batch, generator=draws) * 0.98 + 0.01 for name in shapes}
         views: dict[str, dict[str, Any]] = {"features": {}, "real": {}}
         for name, encoder in self.encoders().items():
             views["features"][name] = _parts(encoder(images))
@@ -145,7 +148,8 @@ class LossCase(TrainedCase):
             "labels": classes,
             "told": torch.where(torch.rand(batch, generator=draws) < 0.2, CLASSES, classes),
             "slots": torch.randperm(1000, generator=draws)[:batch],
-            "times": {name: torch.rand(batch, generator=draws) * 0.98 + 0.01 for name in shapes},
+            "times": times,
+            "until": {name: t + (1 - t) / 9 for name, t in times.items()} if self.until else {},
             "noise": normal(shapes),
             "clean": clean,
             "target": {name: x.clone() for name, x in clean.items()},
@@ -202,7 +206,7 @@ class LossCase(TrainedCase):
             images=images,
             labels=inputs["labels"],
             times=inputs["times"],
-            condition=Condition(labels=inputs["told"]),
+            condition=Condition(labels=inputs["told"], until=inputs["until"]),
             clean=inputs["clean"],
             noise=inputs["noise"],
             noisy={

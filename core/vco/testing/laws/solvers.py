@@ -180,9 +180,10 @@ def streams_have_times_of_their_own(case: SolverCase) -> None:
 def asks_along_the_path(case: SolverCase) -> None:
     """It asks for velocities at times inside the path, in the given shapes, at the first point first.
 
-    The time that it says the step goes to is never before the time that it asks about, nor beyond the path.
+    The time that it says the step goes to is never before the time that it asks about, nor beyond the path; the first
+    step goes somewhere.
     """
-    state, asked = case.state(), list[float]()
+    state, asked, ends = case.state(), list[float](), list[float]()
 
     def velocity(x: Streams, t: Moment, until: Moment) -> Streams:
         require(set(until) == set(x), f"it says the step's end of {sorted(until)} for streams {sorted(x)}")
@@ -192,10 +193,12 @@ def asks_along_the_path(case: SolverCase) -> None:
             inside = t[name] <= until[name] <= 1
             require(inside, f"it asks at t = {t[name]} for a step to {until[name]}")
         asked.append(t[IMAGE])
+        ends.append(until[IMAGE])
         return {name: -y for name, y in x.items()}
 
     case.build().integrate(velocity, state, uniform(5), case.noise(state))
     require(asked and asked[0] == 0, f"it asks first at {asked[:1]}")
+    require(ends[0] > 0, "it says that the first step goes to the time at which it begins")
     require(len(asked) >= 5, f"5 steps take {len(asked)} evaluations")
 
 
