@@ -67,3 +67,10 @@ def test_every_console_command_is_described_in_the_readme() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     readme = (ROOT / "README.md").read_text()
     assert all(re.search(rf"^{command} ", readme, re.MULTILINE) for command in scripts)
+
+
+def test_every_test_on_the_reliability_page_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    assert len(named) > 40
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
