@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vco.api import UserError
+from vco.api import Features, Metric, MetricSetting, UserError
 
 GENERATED, REAL = "generated", "real"
 
@@ -51,3 +51,22 @@ class Gathered:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         generated, real = (torch.cat(self._parts[kind]).to(device).double() for kind in (GENERATED, REAL))
         return generated, real
+
+
+class PairwiseMetric(Metric):
+    """A metric that compares pooled features image by image; what is left to it is `score`."""
+
+    def __init__(self, config: Metric.Config, setting: MetricSetting) -> None:
+        self.config = config
+        self.setting = setting
+        self.gathered = Gathered()
+
+    def update(self, images: UInt8[Tensor, "b c h w"], features: Features | None, generated: bool) -> None:
+        assert features is not None, "a metric that needs features gets them"
+        self.gathered.add(features.pooled, generated)
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.gathered.state()
+
+    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        self.gathered.merge(states)

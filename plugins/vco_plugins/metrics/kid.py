@@ -1,20 +1,19 @@
 """The kernel distance (KID) between generated and real images, in the features of any encoder."""
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.api import Features, Metric, MetricSetting, Score
-from vco_plugins.gathered import Gathered
+from vco.api import Score
+from vco_plugins.gathered import PairwiseMetric
 
 ROWS: Final = 2048
 """Rows of a kernel matrix that are held at once."""
 
 
-class KID(Metric):
+class KID(PairwiseMetric):
     """Kernel distance: the unbiased estimate of the squared MMD under the kernel (x . y / d + 1)^3.
 
     It is computed from all pairs of images. torch-fidelity and others average it over 100 random subsets of 1,000
@@ -26,26 +25,11 @@ class KID(Metric):
     Source: Binkowski et al. 2018 (arXiv 1801.01401), section 4.
     """
 
-    def __init__(self, config: Metric.Config, setting: MetricSetting) -> None:
-        self.config = config
-        self.setting = setting
-        self._gathered = Gathered()
-
-    def update(self, images: UInt8[Tensor, "b c h w"], features: Features | None, generated: bool) -> None:
-        assert features is not None, "a metric that needs features gets them"
-        self._gathered.add(features.pooled, generated)
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self._gathered.state()
-
-    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        self._gathered.merge(states)
-
     def score(self) -> Score:
-        self._gathered.require(2, "kernel distance")
-        generated, real = self._gathered.both()
+        self.gathered.require(2, "kernel distance")
+        generated, real = self.gathered.both()
         value = _within(generated) + _within(real) - 2 * _kernel_sum(generated, real) / (len(generated) * len(real))
-        return Score(name=f"KID ({self.setting.encoder})", value=value, protocol=self._gathered.counts())
+        return Score(name=f"KID ({self.setting.encoder})", value=value, protocol=self.gathered.counts())
 
 
 def _within(x: Float[Tensor, "n d"]) -> float:

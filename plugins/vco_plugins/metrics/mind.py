@@ -1,17 +1,16 @@
 """The Monge distance (MIND) between generated and real images, in the features of any encoder."""
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 import torch
 from attrs.validators import ge
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.api import Features, Metric, MetricSetting, Score
-from vco_plugins.gathered import Gathered
+from vco.api import Metric, MetricSetting, Score
+from vco_plugins.gathered import PairwiseMetric
 
 SEED: Final = 2020
 """Seed of the directions; torch-fidelity's."""
@@ -19,7 +18,7 @@ AT_ONCE: Final = 64
 """Directions whose projections are held at once."""
 
 
-class MIND(Metric):
+class MIND(PairwiseMetric):
     """Monge distance: 3 d times the squared sliced 2-Wasserstein distance of features of width d.
 
     Features are projected on random directions; on each of them the distance is that of sorted projections, exactly,
@@ -40,23 +39,12 @@ class MIND(Metric):
         """Random directions that features are projected on, at least 1."""
 
     def __init__(self, config: Config, setting: MetricSetting) -> None:
+        super().__init__(config, setting)
         self.config = config
-        self.setting = setting
-        self._gathered = Gathered()
-
-    def update(self, images: UInt8[Tensor, "b c h w"], features: Features | None, generated: bool) -> None:
-        assert features is not None, "a metric that needs features gets them"
-        self._gathered.add(features.pooled, generated)
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self._gathered.state()
-
-    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        self._gathered.merge(states)
 
     def score(self) -> Score:
-        self._gathered.require(2, "Monge distance")
-        generated, real = self._gathered.both()
+        self.gathered.require(2, "Monge distance")
+        generated, real = self.gathered.both()
         width, count = generated.shape[1], self.config.directions
         directions = torch.randn(count, width, generator=torch.Generator().manual_seed(SEED))
         directions = (directions / directions.norm(dim=1, keepdim=True)).to(generated)
@@ -65,7 +53,7 @@ class MIND(Metric):
         for some in tqdm(directions.split(AT_ONCE), desc="directions", leave=False, delay=5, disable=None):
             gaps = (generated @ some.T).sort(0).values[first] - (real @ some.T).sort(0).values[second]
             total += (weights @ gaps.square()).sum().item()
-        protocol = {**self._gathered.counts(), "directions": count}
+        protocol = {**self.gathered.counts(), "directions": count}
         return Score(name=f"MIND ({self.setting.encoder})", value=3 * width * total / count, protocol=protocol)
 
 

@@ -1,20 +1,18 @@
 """Precision and recall of generated images, in the features of any encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import attrs
 from attrs.validators import ge
-from jaxtyping import UInt8
-from torch import Tensor
 
-from vco.api import Features, Metric, MetricSetting, Score
-from vco_plugins.gathered import Gathered
+from vco.api import Metric, MetricSetting, Score
+from vco_plugins.gathered import PairwiseMetric
 
 ROWS = 1000
 """Rows of a distance matrix that are held at once."""
 
 
-class PRC(Metric):
+class PRC(PairwiseMetric):
     """Precision: the share of generated images that lie near a real one; recall: of real ones near a generated one.
 
     Near is what lies no farther from an image than its k-th nearest neighbour in its own set. Both depend strongly on
@@ -34,19 +32,8 @@ class PRC(Metric):
         """How many nearest neighbours of an image (k) reach as far as what is near to it, at least 1."""
 
     def __init__(self, config: Config, setting: MetricSetting) -> None:
+        super().__init__(config, setting)
         self.config = config
-        self.setting = setting
-        self._gathered = Gathered()
-
-    def update(self, images: UInt8[Tensor, "b c h w"], features: Features | None, generated: bool) -> None:
-        assert features is not None, "a metric that needs features gets them"
-        self._gathered.add(features.pooled, generated)
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self._gathered.state()
-
-    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        self._gathered.merge(states)
 
     def score(self) -> Score:
         return self.scores()[0]
@@ -54,8 +41,8 @@ class PRC(Metric):
     def scores(self) -> Sequence[Score]:
         from torch_fidelity.metric_prc import prc_features_to_metric
 
-        self._gathered.require(self.config.neighbours + 1, "precision and the recall")
-        generated, real = self._gathered.both()
+        self.gathered.require(self.config.neighbours + 1, "precision and the recall")
+        generated, real = self.gathered.both()
         found = prc_features_to_metric(
             generated,
             real,
@@ -64,7 +51,7 @@ class PRC(Metric):
             save_cpu_ram=True,
             verbose=False,
         )
-        protocol = {**self._gathered.counts(), "neighbours": self.config.neighbours}
+        protocol = {**self.gathered.counts(), "neighbours": self.config.neighbours}
         return [
             Score(name=f"{name} ({self.setting.encoder})", value=found[name], higher_is_better=True, protocol=protocol)
             for name in ("precision", "recall")
