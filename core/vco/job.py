@@ -173,10 +173,11 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
             folder.eval.unlink(missing_ok=True)
         write_trajectory(training.run, training.averaged(), folder, training.accelerator)
         write_report(folder)
-    scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results) or "not scored (--metric none)"
+    scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results)
+    done = f"{scores} of the EMA model" if results else "not scored (--metric none)"
     real = f" (real images: {', '.join(f'{r.real_value:.3f}' for r in results)})" if results else ""
     again = f"go on: the same command with --train.steps {2 * steps}"
-    say(f"{scores} of the EMA model after {steps} steps{real} | {folder.report} | {again}")
+    say(f"{done} after {steps} steps{real} | {folder.report} | {again}")
 
 
 def describe(invocation: Invocation, run: Run, device: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vco.api import FeatureSource
 from vco.config.settings import RunConfig
+from vco.content import of_weights
 from vco.distributed import autocast_of, precision_of
 from vco.errors import UserError, one_line
 from vco.folder import RunFolder
@@ -33,7 +34,7 @@ class OpenedRun:
     """A run that was opened with `vco.open_run`. Weights are read when they are first needed."""
 
     folder: RunFolder
-    catalog: Catalog
+    catalog: Catalog = attrs.field(repr=False)
     """The plugins on offer."""
     device: torch.device = torch.device("cpu")
     at_step: int | None = None
@@ -206,8 +207,8 @@ class OpenedRun:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 of the file with the weights that `model` has."""
-        return checkpoint.fingerprints(self.folder.checkpoints, self.step)[f"{self._weights}.safetensors"]
+        """SHA-256 of the weights that `model` has, as `vco eval` notes it too."""
+        return of_weights(self.model)
 
     def _classes(self, labels: Sequence[int] | Tensor) -> Tensor:
         """The labels, if they are classes."""

@@ -48,6 +48,8 @@ def score_images(args: argparse.Namespace, options: Sequence[str]) -> int:
     if (args.num or 0) > stored.count:
         raise UserError(f"{args.subject} holds {stored.count:,} images, and --num asks for {args.num:,}")
     config = _config(args, options, catalog)
+    if args.evals:
+        records.require_writable(args.evals)
     accelerator = connect_processes(patient(config))
     try:
         with errors_shared():
@@ -85,13 +87,15 @@ def _described(
         prepared = reference.prepare(measure, None if args.no_cache else Cache())
         values: dict[str, float] = {}
         if reference.real is not None and not args.no_baseline:
-            wanted = _labels(reference, stored, law, count)
+            wanted = _labels(reference, stored, law, count, by_law=bool(args.labels))
             if wanted is None:
                 notes.append("nobody says which classes the images have: --labels LAW lets real ones be scored too")
             else:
                 values, more = real_values(measure, prepared, reference.real, wanted, config)
                 notes += more
         results += results_of(measure, generated, prepared, values, count, law)
+    if count < stored.count:
+        notes.append(f"{count:,} of {stored.count:,} images are scored: the first in the order of their names")
     if stored.said.get("complete") is False:
         notes.append(f"`vco sample` has not finished these images: {count:,} are there")
     notes += [warning for result in results for warning in result.protocol.warnings()]
@@ -130,9 +134,15 @@ def _config(args: argparse.Namespace, options: Sequence[str], catalog: Catalog) 
     return images_config(catalog, options, default)
 
 
-def _labels(reference: Reference, stored: StoredImages, law: str, count: int) -> Int[Tensor, " n"] | None:
+def _labels(reference: Reference, stored: StoredImages, law: str, count: int, by_law: bool) -> Int[Tensor, " n"] | None:
     """The classes by which real images are drawn; None where nobody knows those of the images."""
-    if stored.labels is not None:
+    if stored.labels is not None and not by_law:
+        classes, largest = reference.num_classes, int(stored.labels[:count].max())
+        if classes is not None and largest >= classes:
+            raise UserError(
+                f"the images have the label {largest}, and what they are held against has {classes} classes, numbered "
+                "from 0: give --labels LAW instead, or leave the score of real images out with --no-baseline"
+            )
         return stored.labels[:count]
     if law == UNKNOWN or reference.real is None or reference.num_classes is None:
         return None

@@ -17,6 +17,7 @@ from vco.config.settings import RunConfig
 from vco.distributed import connect_processes, errors_shared
 from vco.errors import UserError
 from vco.evaluation.moments import Cache, is_moments_file, read_moments
+from vco.evaluation.records import require_writable
 from vco.evaluation.reference import DataReference, MomentsReference, Reference, StoredReference, set_hash
 from vco.evaluation.stored import ARRAYS, array_headers, open_images
 from vco.folder import RunFolder, differences
@@ -70,6 +71,8 @@ def bench(args: argparse.Namespace, options: Sequence[str]) -> Generator[Bench]:
     measuring += ["--eval.samples", str(args.num)] if args.num else []
     measuring += ["--eval.labels", args.labels] if args.labels else []
     config = measured_config(opened.folder, catalog, [*sampling, *measuring], opened.config)
+    if not getattr(args, "neighbours", None):  # which adds no scores
+        require_writable(getattr(args, "evals", None) or opened.folder.evals)
     accelerator = connect_processes(patient(config))
     try:
         with errors_shared():

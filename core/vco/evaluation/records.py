@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from vco.errors import UserError
 from vco.storage.files import write_atomic
 
 TRAINING: Final = "training"
@@ -17,6 +18,16 @@ EVAL: Final = "vco eval"
 """... a user afterwards, ..."""
 SWEEP: Final = "vco eval sweep"
 """... or a search for settings, whose scores are not to be reported."""
+
+
+def require_writable(path: Path) -> None:
+    """Raises `UserError` if no line can be added to a file, before hours are spent on what it would say."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise UserError(
+            f"scores cannot be added to {path} ({error.strerror}); name another file: --evals FILE"
+        ) from error
 
 
 def append(path: Path, record: Mapping[str, Any], by: str) -> dict[str, Any]:

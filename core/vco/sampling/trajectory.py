@@ -29,7 +29,7 @@ SUFFIXES: Final = {".png": MOMENTS, ".gif": FRAMES, ".webp": FRAMES}
 """Kind of picture -> how many moments it shows."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Trajectory:
     """Some samples on their way from noise to data. The last moment is the end, where all times are 1."""
 
@@ -49,6 +49,9 @@ class Trajectory:
     """What the guided network sees in them."""
     grids: Mapping[str, tuple[int, int]]
     """Stream -> rows and columns of its tokens."""
+
+    def __repr__(self) -> str:
+        return f"<Trajectory of {len(self.labels)} samples at {len(self.images)} moments; .picture() shows it>"
 
     def picture(self) -> Image.Image:
         """A contact sheet: a column for each moment; for each sample, rows for the image and for the features below.
