@@ -465,3 +465,21 @@ def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
         assert ours["protocol_hash"] == theirs["protocol_hash"]
         assert theirs["value"] == pytest.approx(ours["value"], rel=1e-6)
         assert theirs["real_value"] == pytest.approx(ours["real_value"], rel=1e-6)
+
+
+def test_labels_that_the_data_have_not_are_one_sentence(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "odd.npz", images=images, labels=np.full(12, 55))
+    said = refused(capsys, tmp_path / "odd.npz", "--against", run)
+    assert "the images have the label 55, and what they are held against has 10 classes" in said
+    assert evaluate(tmp_path / "odd.npz", "--against", run, "--labels", "balanced") == 0
+
+
+def test_scores_that_could_not_be_written_are_not_measured(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "name another file: --evals FILE" in refused(capsys, run, "--evals", tmp_path / "folder")
+
+
+def test_a_part_of_a_folder_is_noted(images: Path, run: Path, capsys: Capture) -> None:
+    assert evaluate(images, "--against", run, "--num", "12") == 0
+    assert "12 of 20 images are scored: the first in the order of their names" in capsys.readouterr().out
