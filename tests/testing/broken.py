@@ -203,6 +203,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "times-of-tokens-are-understood": Mistake("Echo", "(share if t.ndim == 2 else share[:, 0])", "share[:, 0]"),
     "denoising-weights-count": Mistake("Glide", "flow.spread(step.denoising_weights[name], error) * error", "error"),
+    "options-do-something": Mistake("Echo", "self.config.blend * (near", "(near"),
     # guidance
     "guidance-of-sampling-leaves-training-alone": Mistake(
         "Guide", "< self.config.drop", "< self.config.drop * self.config.scale"
@@ -350,6 +351,7 @@ MORE: Final[list[tuple[str, Mistake]]] = [
     ("takes-its-own-context-back", Mistake("Thin", '("seen",)', '("seen", "heard")')),
     ("gives-named-terms", Mistake("Near", '"near": (', '"near": step.denoised.context[FEATURES].mean((1, 2)) + (')),
     ("says-one-time-if-it-is", Mistake("Glide", "replaces_denoising: ", "one_time = True\n    replaces_denoising: ")),
+    ("options-do-something", Mistake("Clock", ") ** self.config.power", ")")),
     (
         "asks-along-the-path",
         Mistake("Midpoint", "slope = velocity(state, now, end)", "slope = velocity(state, now, now)"),
@@ -387,7 +389,7 @@ MORE: Final[list[tuple[str, Mistake]]] = [
     (
         "no-gradient-into-targets",
         Mistake(
-            "Echo", '{"echo": (', '{"echo": step.denoised.clean[FEATURES].mul(step.clean[FEATURES]).mean((1, 2)) + ('
+            "Echo", '{"echo": ', '{"echo": step.denoised.clean[FEATURES].mul(step.clean[FEATURES]).mean((1, 2)) + '
         ),
     ),
     ("output-is-finite", Mistake("Glide", "sdpa_kernel(SDPBackend.MATH), ", "")),

@@ -306,7 +306,7 @@ class Near(Loss):
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         generated, real = step.generated(self.encoder).tokens.float(), step.real(self.encoder).tokens.float()
-        return {"near": (generated - real).square().mean((1, 2))}
+        return {"near": (generated - real).square().mean((1, 2)) ** (0.5 if self.config.root else 1.0)}
 
 
 class Head(Loss):
@@ -336,7 +336,16 @@ class Echo(Loss):
     needs_features: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
 
-    def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
+    @attrs.frozen(kw_only=True)
+    class Config(Loss.Config):
+        """What a user may set."""
+
+        blend: float = attrs.field(default=1.0, validator=ge(0.0))
+        """Weight of the distance to the deeper block of the network itself, at least 0."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
 
@@ -353,7 +362,8 @@ class Echo(Loss):
         places = third.positions.expand(third.tokens.shape[:2])[..., None].expand_as(third.tokens)
         deeper = torch.zeros_like(told).scatter(1, places, third.tokens.detach())
         near = first.tokens.float()
-        return {"echo": ((near - first.of(told)).square() + (near - first.of(deeper)).square()).mean((1, 2))}
+        apart = (near - first.of(told)).square() + self.config.blend * (near - first.of(deeper)).square()
+        return {"echo": apart.mean((1, 2))}
 
 
 class Glide(Loss):

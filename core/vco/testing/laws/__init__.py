@@ -18,9 +18,11 @@ from vco.testing.laws import (
     guidance_effects,
     loss_aims,
     loss_asking,
+    loss_effects,
     loss_reading,
     loss_weights,
     losses,
+    process_effects,
     several_processes,
     tensor_modules,
 )
@@ -48,7 +50,7 @@ CASES: Final[dict[str, type[Case]]] = {
 _THEMES: Final = (
     every_kind, tensor_modules, several_processes, frozen, backbone_settings, backbone_taps, backbone_streams,
     backbone_times, backbone_training, adapter_fits, losses, loss_reading, loss_asking, loss_weights, loss_aims,
-    guidance_branches, guidance_effects,
+    loss_effects, process_effects, guidance_branches, guidance_effects,
 )  # fmt: skip
 """Modules with further laws; importing one registers them."""
 LAWS: Final[tuple[Law, ...]] = tuple(sorted(_REGISTERED, key=lambda law: (law.case is not Case, law.slow)))

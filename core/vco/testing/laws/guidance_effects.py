@@ -1,19 +1,15 @@
 """Laws for guidance rules: every option does something."""
 
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, Final
 
-import attrs
 from torch import Tensor
 
 from vco.api import FEATURES, IMAGE, Condition, Guidance
 from vco.config.plain import sampling_options
-from vco.testing import options
-from vco.testing.case import RefusedError
-from vco.testing.law import does_not_apply, law, require
+from vco.testing.effects import differ, require_every_option_does_something, require_useful
+from vco.testing.law import law
 from vco.testing.laws.guidance import GuidanceCase
-from vco.testing.tensors import distance, leaves
+from vco.testing.tensors import leaves
 
 TIMES: Final = 41
 """Number of times at which velocities are looked at."""
@@ -28,8 +24,8 @@ def options_of_sampling_do_something(case: GuidanceCase) -> None:
     useful: dict[str, bool] = {}
     for name, other in case.sampled_otherwise():
         if isinstance(getattr(other.config, name), int | float):
-            useful[name] = useful.get(name, False) or _differ(before, _sampled(case, other))
-    _require_useful(useful)
+            useful[name] = useful.get(name, False) or differ(before, _sampled(case, other))
+    require_useful(useful)
 
 
 @law(GuidanceCase, once=True)
@@ -38,31 +34,7 @@ def options_of_training_do_something(case: GuidanceCase) -> None:
 
     It may do so at another value of some other option alone.
     """
-    of_sampling, useful = sampling_options(type(case.config)), dict[str, bool]()
-    for base in (case.config, *options.variants(case.config, case.subject.contract, ())):
-        with suppress(RefusedError):
-            before = _everything(attrs.evolve(case, config=base))
-            for name, config in _changed(base, case.subject.contract):
-                if name not in of_sampling and not useful.get(name, False):
-                    with suppress(RefusedError):
-                        useful[name] = _differ(before, _everything(attrs.evolve(case, config=config)))
-    if not useful:
-        does_not_apply("it has no number and no switch beside those of sampling")
-    _require_useful(useful)
-
-
-def _changed(config: Any, contract: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Each number or switch of a config, and the config with another value of it."""
-    for name in options.own_options(type(config), contract):
-        if isinstance(now := getattr(config, name), int | float):
-            for value in (not now,) if isinstance(now, bool) else (0.0, 0.5, 1.0, now / 2, 2 * now):
-                if value != now and (other := options.evolved(config, **{name: type(now)(value)})) is not None:
-                    yield name, other
-
-
-def _require_useful(useful: dict[str, bool]) -> None:
-    for name, changes_something in useful.items():
-        require(changes_something, f"other values of {name} change nothing at any time")
+    require_every_option_does_something(case, _everything, sampling_options(type(case.config)))
 
 
 def _sampled(case: GuidanceCase, guidance: Guidance) -> dict[str, Tensor]:
@@ -84,7 +56,3 @@ def _everything(case: GuidanceCase) -> dict[str, Tensor]:
     nulls = {stream: guidance.null(stream, noisy[stream]) for stream in condition.nulled}
     training = leaves({"condition": condition, "nulls": nulls, "weights": dict(guidance.named_parameters())})
     return {**training, **_sampled(case, guidance)}
-
-
-def _differ(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
-    return before.keys() != after.keys() or any(distance(x, after[path]) > 0 for path, x in before.items())

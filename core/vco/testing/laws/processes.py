@@ -236,8 +236,8 @@ def weight_of_a_sample_is_its_own(case: ProcessCase) -> None:
     require_same(one, two, "the weight of sample 0 changes with other samples")
 
 
-def _losses(case: ProcessCase, process: Process, times: Times) -> Mapping[str, Tensor]:
-    """Its own losses, of a network that answers something."""
+def own_losses(case: ProcessCase, process: Process, times: Times) -> Mapping[str, Tensor]:
+    """The losses of a process, of a network that answers something."""
     draws, batch = case.generator(5), len(next(iter(times.values())))
     answers = [
         {name: torch.randn(batch, *spec.shape, generator=draws) for name, spec in case.specs.items()} for _ in range(2)
@@ -249,7 +249,7 @@ def _losses(case: ProcessCase, process: Process, times: Times) -> Mapping[str, T
 def losses_are_scalars(case: ProcessCase) -> None:
     """Its own losses are finite scalars."""
     process = case.build()
-    for name, loss in _losses(case, process, case.sample(process, 64)).items():
+    for name, loss in own_losses(case, process, case.sample(process, 64)).items():
         require(loss.ndim == 0 and torch.isfinite(loss.detach()), f"the loss {name} is {loss.tolist()}")
 
 
@@ -262,7 +262,7 @@ def gradients_reach_its_weights(case: ProcessCase) -> None:
         return
     times = case.sample(process, 64)
     draws, total = case.generator(9), torch.zeros(())
-    for x in (*times.values(), *process.weight(times).values(), *_losses(case, process, times).values()):
+    for x in (*times.values(), *process.weight(times).values(), *own_losses(case, process, times).values()):
         total = total + (x * torch.randn(x.shape, generator=draws)).sum()
     require(total.requires_grad, "nothing that it gives carries a gradient, although it has trainable weights")
     total.backward()
