@@ -76,3 +76,10 @@ def test_a_run_notes_its_cost_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [("--loss", "meanflow"), (*tiny.TOY, "--loss", "none", "--data", "captioned")])
 def test_it_is_counted_for_odd_losses_and_data_too(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert flops(tiny.prepare(tmp_path, *options)) is not None
+
+
+def test_counting_leaves_no_gradient_behind_in_a_process_that_learns(tmp_path: Path) -> None:
+    training = tiny.prepare(tmp_path, "--adapter", "rms", "--loss", "none", "--process", "learned")
+    cost = cost_of(training.run, training.images, range(4), training.device)
+    assert cost["training_flops_per_image"]
+    assert [name for name, value in training.objective.named_parameters() if value.grad is not None] == []
