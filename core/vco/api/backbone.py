@@ -1,7 +1,7 @@
 """The contract of backbones: the networks that denoise."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -125,6 +125,17 @@ class Backbone(Component, nn.Module):
     @abstractmethod
     def forward(self, noisy: Streams, times: Times, condition: Condition, taps: tuple[int, ...] = ()) -> Denoised:
         """Predicts the streams from the noisy ones; `taps` are the blocks (1 = first) whose tokens are wanted."""
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        """The modules that hold most of its weights and are computed one after another: usually one for each block.
+
+        The core shares each one's weights out over processes (--train.sharding), or keeps what enters it in place of
+        what is computed inside (--train.checkpoint-blocks). So `forward` calls each as a module, `block(...)`, exactly
+        once. A block is no part of another one, uses no weight outside itself, and does the same when it is called
+        again: dropout may draw, but nothing is counted up or left behind. Default: there are none, and neither option
+        is on offer. (Not named `blocks`, which a network may call its own list.)
+        """
+        return ()
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         """Recognises the names in a file that others have published. Default: it knows no such file.
