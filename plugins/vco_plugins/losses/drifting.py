@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vco.api import Features, Loss, LossSetting, ReadsFeatures, Step, chosen_features, gather_rows, sum_over_processes
+from vco_plugins.distances import blocks, squared_distances
 
 FLOOR: Final = 1e-6
 """Smallest product of both softmaxes: however far apart, every pair keeps an affinity of 0.001."""
@@ -109,32 +110,77 @@ def drifting_loss(
     Source: Drifting (arXiv 2602.04770), its published code.
     """
     with torch.autocast(generated.device.type, enabled=False), torch.no_grad():
-        x = generated.float()
-        y = torch.cat([x, others.float()])
-        same = groups[:, None] == groups
-        w = torch.cat([same.to(weights.dtype), weights], dim=1)
-        attracts = torch.cat([torch.zeros_like(same), positive], dim=1)
-        # exact differences: |x|^2 + |y|^2 - 2 x y cancels, and a GPU may round the product to ten bits
-        distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(1e-4)
-        weighted, total = sum_over_processes(torch.stack([(distance * w).sum(), w.sum()]))
+        x, fixed = generated.float(), others.float()
+        problems = [_Problem.of(x, fixed, groups, positive, weights, rows) for rows in blocks(groups)]
+        sums = [torch.stack([(one.distance * one.weights).sum(), one.weights.sum()]) for one in problems]
+        weighted, total = sum_over_processes(torch.stack(sums).sum(0))
         typical = weighted / total
         scale = (typical / x.shape[1] ** 0.5).clamp_min(1e-3)
-        distance = distance / typical.clamp_min(1e-3)
-        distance = distance + NOT_ITSELF * torch.eye(len(x), len(y), device=x.device)
         field = torch.zeros_like(x)
         forces: list[Tensor] = []
         for temperature in temperatures:
-            logits = (-distance / temperature).masked_fill(w == 0, -torch.inf)
-            product = logits.softmax(1) * _softmax_in_groups(logits, same)
-            affinity = product.clamp_min(FLOOR).sqrt() * w
-            pull, push = affinity * attracts, affinity * ~attracts
-            coefficients = pull * push.sum(1, keepdim=True) - push * pull.sum(1, keepdim=True)  # each row adds up to 0
-            force = coefficients @ (y / scale) - coefficients.sum(1, keepdim=True) * (x / scale)
+            force = torch.empty_like(x)
+            for one in problems:
+                force[one.rows] = one.force(temperature, typical.clamp_min(1e-3)) / scale
             squares, count = sum_over_processes(torch.stack([force.square().sum(), force.new_full((), force.numel())]))
             forces.append(squares / count)
             field = field + force / forces[-1].clamp_min(1e-8).sqrt()
         target = x / scale + field
     return (generated.float() / scale - target).square().mean(1), torch.stack(forces)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Problem:
+    """Samples that drift, and what they see."""
+
+    rows: Int[Tensor, " g"] | slice
+    """Which samples of the batch these are."""
+    x: Float[Tensor, "g s"]
+    """The samples, ..."""
+    y: Float[Tensor, "y s"]
+    """... and all that they see: themselves, and the others that have a weight for any of them."""
+    same: Bool[Tensor, "g g"]
+    """Whether two samples are of one group."""
+    attracts: Bool[Tensor, "g y"]
+    weights: Float[Tensor, "g y"]
+    distance: Float[Tensor, "g y"]
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "b s"],
+        others: Float[Tensor, "y s"],
+        groups: Int[Tensor, " b"],
+        positive: Bool[Tensor, "b y"],
+        weights: Float[Tensor, "b y"],
+        rows: Int[Tensor, " g"] | slice,
+    ) -> "_Problem":
+        """The problem of some rows; arguments as in `drifting_loss`."""
+        x, positive, weights = x[rows], positive[rows], weights[rows]
+        if not isinstance(rows, slice):
+            seen = (weights != 0).any(0)
+            others, positive, weights = others[seen], positive[:, seen], weights[:, seen]
+        same = groups[rows][:, None] == groups[rows]
+        y = torch.cat([x, others])
+        return cls(
+            rows=rows,
+            x=x,
+            y=y,
+            same=same,
+            attracts=torch.cat([torch.zeros_like(same), positive], dim=1),
+            weights=torch.cat([same.to(weights.dtype), weights], dim=1),
+            distance=squared_distances(x, y).sqrt().clamp_min(1e-4),
+        )
+
+    def force(self, temperature: float, typical: Float[Tensor, ""]) -> Float[Tensor, "g s"]:
+        """V of each sample, of distances in units of `typical`."""
+        distance = self.distance / typical + NOT_ITSELF * torch.eye(*self.distance.shape, device=self.x.device)
+        logits = (-distance / temperature).masked_fill(self.weights == 0, -torch.inf)
+        product = logits.softmax(1) * _softmax_in_groups(logits, self.same)
+        affinity = product.clamp_min(FLOOR).sqrt() * self.weights
+        pull, push = affinity * self.attracts, affinity * ~self.attracts
+        coefficients = pull * push.sum(1, keepdim=True) - push * pull.sum(1, keepdim=True)  # each row adds up to 0
+        return coefficients @ self.y - coefficients.sum(1, keepdim=True) * self.x
 
 
 def _softmax_in_groups(logits: Float[Tensor, "g y"], same: Bool[Tensor, "g g"]) -> Float[Tensor, "g y"]:

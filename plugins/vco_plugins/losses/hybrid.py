@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vco.api import Features, Loss, LossSetting, ReadsFeatures, Step, chosen_features
+from vco_plugins.distances import blocks, squared_distances
 
 
 class Hybrid(Loss):
@@ -91,17 +92,22 @@ def hybrid_loss(
     """
     with torch.autocast(generated.device.type, enabled=False):
         g = F.normalize(generated.float(), dim=-1)
-        same = labels[:, None] == labels
         with torch.no_grad():
             r = F.normalize(real.float(), dim=-1)
             s = torch.exp(-(g - r).square().sum(-1, keepdim=True) / tau_gate)
-            # exact differences: |g|^2 + |g'|^2 - 2 g g' cancels, and a GPU may round the product to ten bits
-            distance = torch.cdist(g, g, compute_mode="donot_use_mm_for_euclid_dist")
-            mates = same & ~torch.eye(len(g), dtype=torch.bool, device=g.device)
-            k = torch.exp(-distance.square() / tau_repulsion) * mates
-            k = k / k.sum(1, keepdim=True).clamp_min(1e-8)
-            has_mates = mates.any(1, keepdim=True)
-            drift = attraction * s * (r - g) - repulsion * has_mates * (1 - s) * (k @ g - g)
-            target = g + drift
-        share = 1 / same.sum(1)  # of a sample in its class; these add up to the number of classes
+            away, share = torch.empty_like(g), torch.empty_like(g[:, 0])
+            for rows in blocks(labels):
+                away[rows], share[rows] = _repulsion(g[rows], labels[rows], tau_repulsion)
+            target = g + attraction * s * (r - g) - repulsion * (1 - s) * away
         return share / share.mean() * (g - target).square().mean(1)
+
+
+def _repulsion(
+    g: Float[Tensor, "b e"], labels: Int[Tensor, " b"], tau: float
+) -> tuple[Float[Tensor, "b e"], Float[Tensor, " b"]]:
+    """The way of each vector to the mean of its near class mates, 0 without mates, and its share in its class."""
+    same = labels[:, None] == labels
+    mates = same & ~torch.eye(len(g), dtype=torch.bool, device=g.device)
+    k = torch.exp(-squared_distances(g, g) / tau) * mates
+    k = k / k.sum(1, keepdim=True).clamp_min(1e-8)
+    return mates.any(1, keepdim=True) * (k @ g - g), 1 / same.sum(1)
