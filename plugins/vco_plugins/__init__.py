@@ -12,7 +12,7 @@ vco_api = 2
 
 @hookimpl
 def vco_codecs() -> dict[str, str]:
-    return {"pixels": "vco_plugins.codecs.pixels:Pixels"}
+    return {"pixels": "vco_plugins.codecs.pixels:Pixels", "vae": "vco_plugins.codecs.vae:VAE"}
 
 
 @hookimpl

@@ -23,6 +23,8 @@ from vco_plugins.backbones.jit_joint import JiTJoint
 FOLDER = Path(os.environ.get("VCO_GOLDENS") or Path(__file__).parent / "goldens")
 CONTEXT_START = 1
 """Blocks before the in-context tokens join; the one number that cannot be read off the weights."""
+LATENT = FOLDER / "latent"
+"""Golden numbers of the latent-space methods."""
 TOLERANCE = 1e-5
 """Relative error of the norm: float32 sums in another order give about 1e-6 at this size."""
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from tiny_encoders import CASES, SIDE
+from tiny_vae import write_vae
 
 import vco_plugins
 from vco.testing import Check, contract_checks
@@ -24,6 +25,7 @@ ENCODERS = {f"features/{case.id}": case for case in CASES if "-" not in case.id}
 SETTINGS = {
     "data/image-folder": {"root": str(FOLDER), "size": 16, "classes": 3},
     "data/shards": {"root": str(FOLDER / "shards"), "size": 16, "window": 2},
+    "codec/vae": {"weights": str(FOLDER / "vae")},
     "data/hf": {"path": str(FOLDER / "rows.parquet"), "size": 16, "label_column": "kind"},
     **{name: {"weights": str(FOLDER / case.id), "resolution": SIDE} for name, case in ENCODERS.items()},
 }
@@ -42,6 +44,7 @@ def files() -> Iterator[None]:
                 Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
     packed.pack(FOLDER, FOLDER / "shards", "--data.size", "16")
     table(sorted(FOLDER.glob("train/*/*.png")), FOLDER / "rows.parquet")
+    write_vae(FOLDER / "vae")
     for case in ENCODERS.values():
         (FOLDER / case.id).mkdir()
         case.save(FOLDER / case.id)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vco.api.component import Component
 from vco.api.streams import StreamSpec
+from vco.errors import UserError
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +39,8 @@ class Codec(Component, nn.Module):
     """Shape (c, h, w) of the image stream, with the noise scale of the config; no grid, as backbones make tokens."""
     noise_shape: tuple[int, ...] | None = None
     """Shape of the random numbers that encoding one image takes; None where encoding draws nothing."""
+    moments_shape: tuple[int, ...] | None = None
+    """Shape of what `posterior` makes of an image, for codecs whose streams can be stored; None where they cannot."""
 
     def check(self) -> None:
         """Raises `UserError` if weights are missing: what was looked for, how to get it, options as `--.weights`."""
@@ -54,6 +57,17 @@ class Codec(Component, nn.Module):
             noise: standard normal numbers `[b, *noise_shape]`, or None for the stream's most likely value. The core
                 draws them from (seed, epoch, image index), so that a resumed run sees the same stream.
         """
+
+    def posterior(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
+        """All that is costly in encoding images, float32 `[b, *moments_shape]`, to be stored once (`vco latents`).
+
+        For every codec with `moments_shape`, `encode(images, noise)` is `draw(posterior(images), noise)`.
+        """
+        raise UserError(f"the codec {type(self).__name__} makes nothing of images that can be stored")
+
+    def draw(self, moments: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."] | None) -> Float[Tensor, "b ..."]:
+        """The image stream of images whose `posterior` is stored; `noise` as in `encode`."""
+        raise UserError(f"the codec {type(self).__name__} makes nothing of images that can be stored")
 
     @abstractmethod
     def decode(self, stream: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
