@@ -92,7 +92,8 @@ def test_rotary_embedding_follows_the_positions(front: int) -> None:
     x = torch.randn(2, 2, front + 6, 8, generator=torch.Generator().manual_seed(0))
     index = torch.cat([torch.arange(front).expand(2, -1), front + positions], dim=1)
     index = index[:, None, :, None].expand(-1, 2, -1, 8)
-    assert torch.equal(rope(x.gather(2, index), positions), rope(x).gather(2, index))
+    # up to rounding: a vectorised complex product rounds differently at its end
+    torch.testing.assert_close(rope(x.gather(2, index), positions), rope(x).gather(2, index), rtol=1e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- the network

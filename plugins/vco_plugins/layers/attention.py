@@ -47,8 +47,15 @@ class Rope2d(nn.Module):
             front = torch.arange(x.shape[2] - positions.shape[1], device=x.device).expand(len(x), -1)
             rows = torch.cat([front, self.context_tokens + positions], dim=1)
             cos, sin = self.cos[rows].unsqueeze(1), self.sin[rows].unsqueeze(1)
-        even, odd = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+        return _rotated(at_least_float32(x).unflatten(-1, (-1, 2)), cos, sin).flatten(-2).to(x.dtype)
+
+
+def _rotated(pairs: Float[Tensor, "*b 2"], cos: Tensor, sin: Tensor) -> Float[Tensor, "*b 2"]:
+    """Turns pairs by angles. As a complex product it is one kernel with the same bits; the compiler fuses the other."""
+    if torch.compiler.is_compiling():
+        even, odd = pairs.unbind(-1)
+        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
 
 
 class Attention(nn.Module):
