@@ -107,6 +107,14 @@ class Compatibility:
                 f"choose {option}--guidance cfg or another backbone ({fitting})"
             )
 
+    def check_blocks(self, backbone: api.Backbone) -> None:
+        """A backbone whose blocks are to be recomputed says which modules these are."""
+        if self.config.train.checkpoint_blocks and not backbone.block_modules():
+            self.problems.append(
+                f"--train.checkpoint-blocks recomputes the blocks of a network, and {self.name('backbone')} does not "
+                "say which of its modules these are; leave it out, or have its author add Backbone.block_modules"
+            )
+
     def check_until(self, solver: api.Solver, losses: Mapping[str, api.Loss], backbone: api.Backbone) -> None:
         """Mean velocities need a backbone that is told where a step goes, and a loss that trains them."""
         asking = [self.name(f"loss.{name}") for name, loss in losses.items() if loss.needs_until]

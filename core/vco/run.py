@@ -193,6 +193,7 @@ def _networks(
     losses: dict[str, api.Loss] = {name: fit.build(f"loss.{name}", loss_setting) for name in chosen}
     solver: api.Solver = fit.build("solver", api.SolverSetting(streams=specs))
     fit.check_blocking(guidance, backbone)
+    fit.check_blocks(backbone)
     fit.check_until(solver, losses, backbone)
     fit.check_losses(losses, backbone, set(specs))
     fit.check_path(process_setting, losses)

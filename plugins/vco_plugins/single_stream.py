@@ -1,5 +1,6 @@
 """A transformer of one stream: the body of JiT, and of networks that add something to it."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -86,6 +87,9 @@ class SingleStream(Backbone):
                 x, told, route = route.left(x), c, None
         image = unpatchify(self.head(x[:, -len(everywhere) :], c), self.grid, self.patch)
         return Denoised(clean={IMAGE: image.to(noisy[IMAGE].dtype)}, taps=tapped)
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def embedded(self, noisy: Streams, condition: Condition) -> Tokens:
         """The patches as tokens, before they are told their positions."""

@@ -28,6 +28,9 @@ class TrainConfig:
     """Images of each class in a batch, which then holds batch_size / samples_per_class classes; 0 = plain shuffling."""
     accumulation: int = field(default=1, validator=[ge(1), _divides_batch])
     """Forward passes per optimizer step; must divide the batch."""
+    checkpoint_blocks: bool = False
+    """Whether the network's blocks are computed a second time in the backward pass, in place of keeping all that is in
+    them: a third more arithmetic for far less memory, and the same result to the bit."""
     learning_rate: float = field(default=2e-4, validator=gt(0.0))
     """Peak learning rate (JiT: 5e-5 * batch_size / 256)."""
     warmup_steps: int = field(default=0, validator=ge(0))

@@ -4,6 +4,7 @@ The contract is `vco.api.Backbone`. This one denoises the image stream alone; on
 stream in `streams`, and lets the tokens of both see each other.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -84,6 +85,10 @@ class MyBackbone(Backbone):
         patches = self.head(_norm(tokens)).transpose(1, 2).unflatten(2, self.grid)
         clean = F.pixel_shuffle(patches, self.config.patch).to(images.dtype)
         return Denoised(clean={IMAGE: clean}, taps=tapped)
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        """Lets large networks save memory: --train.checkpoint-blocks, --train.sharding."""
+        return list(self.blocks)
 
 
 class Block(nn.Module):

@@ -45,6 +45,7 @@ from vco.training.optimizer import (
     state_by_name,
 )
 from vco.training.pictures import write_grid, write_real_grid
+from vco.training.recomputing import recompute_blocks
 from vco.training.restoring import require_fit
 from vco.training.starting import start_from
 from vco.training.stopping import StopFlag
@@ -113,6 +114,8 @@ class Training:
         Raises:
             TrainingStoppedError: if a loss or weight is not finite; the last good checkpoint is intact.
         """
+        if self.config.checkpoint_blocks:
+            recompute_blocks(self.objective.backbone)
         model: Any = self.accelerator.prepare(self.objective)
         model.train()
         total = self.config.steps

@@ -1,6 +1,6 @@
 """V-Co's dual-stream network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -138,6 +138,9 @@ class JiTDual(Backbone):
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
             taps={number: Tap(tokens=tokens, positions=positions) for number, tokens in tapped.items()},
         )
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         return recognise(weights, "jit-dual", self.config)

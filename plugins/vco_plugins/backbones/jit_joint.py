@@ -1,6 +1,6 @@
 """One JiT for several streams: V-Co's ablation of how pixels and features meet, Latent Forcing and REG."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -235,6 +235,9 @@ class JiTJoint(Backbone):
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
             taps={number: Tap(tokens=tapped[number - 1], positions=positions) for number in taps},
         )
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return [*self.blocks, *(block for of_streams in self.own_blocks for block in of_streams.values())]
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         return recognise(weights, "jit-joint", self.config)

@@ -30,7 +30,7 @@ class Asking(Square):
     needs_teacher: ClassVar[bool] = True
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        later = {IMAGE: 0.5 + 0.5 * step.times[IMAGE]}
+        later = {stream: 0.5 + 0.5 * t for stream, t in step.times.items()}
         asked = step.network(step.noised(later), later, step.condition).velocity[IMAGE]
         taught = step.teacher(step.noisy, step.times, step.condition).velocity[IMAGE]
         return {"asking": (asked - taught).square().mean((1, 2, 3))}
