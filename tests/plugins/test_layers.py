@@ -176,13 +176,13 @@ def test_modulation_and_heads_start_as_zero() -> None:
     assert not head.linear.bias.any()
 
 
-def test_a_compiled_rotation_is_the_eager_one() -> None:
+def test_what_is_compiled_is_the_same_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     rope = Rope2d(head_width=16, grid=(4, 4), context_tokens=2)
     x = torch.randn(2, 3, 18, 16, requires_grad=True)
-    compiled = torch.compile(rope, backend="aot_eager", fullgraph=True)
-    for way in (rope, compiled):
-        x.grad = None
-        way(x).square().sum().backward()
-        torch.testing.assert_close(way(x), rope(x), rtol=1e-6, atol=1e-6)
-    assert x.grad is not None
-    torch.testing.assert_close(x.grad, 2 * x.detach(), rtol=1e-5, atol=1e-5)  # a rotation keeps lengths
+    found: list[Tensor] = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=compiling: answer)
+        rotated = rope(x)
+        (gradient,) = torch.autograd.grad((rotated**3).sum(), x)
+        found += [rotated, gradient]
+    torch.testing.assert_close(found[:2], found[2:], rtol=1e-6, atol=1e-6)
