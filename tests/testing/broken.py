@@ -124,6 +124,12 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "trains-with-losses": Mistake(
         "Thin", "self.time = nn", "self.unused = nn.Parameter(torch.ones(1))\n        self.time = nn"
     ),
+    "blocks-are-run-once": Mistake("Thin", "return list(self.blocks)", "return [self.blocks]"),
+    "blocks-may-be-recomputed": Mistake(
+        "Thin",
+        "self.blocks = nn.ModuleList(nn.Linear(2 * self.width, self.width) ",
+        "self.blocks = nn.ModuleList(nn.utils.parametrizations.spectral_norm(nn.Linear(2 * self.width, self.width)) ",
+    ),
     # codecs
     "encoding-is-as-specified": Mistake("Fold", "nn.functional.pixel_shuffle(stream", "(stream"),
     "images-of-other-sizes-fit-or-are-refused": Mistake("Fold", "if height % 2 or width % 2:", "if height < 2:"),

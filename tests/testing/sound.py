@@ -191,6 +191,9 @@ class Thin(Backbone):
         velocity = nn.functional.fold(self.head(x).transpose(1, 2).float(), side, 2, stride=2).to(dtype)
         return Denoised(velocity={IMAGE: velocity}, taps=tapped, context={"seen": self.guess(x.mean(1))})
 
+    def block_modules(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
+
     def of_tokens(self, times: Tensor) -> Tensor:
         """Times [b] or [b, n] as [b, n, 1]."""
         return (times[:, None] if times.ndim == 1 else times).expand(-1, self.tokens)[..., None]

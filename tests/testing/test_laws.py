@@ -7,8 +7,8 @@ import pytest
 from broken import SOURCE, part_of
 from subjects import law_named, subject
 
-from vco.testing.examine import examine
-from vco.testing.law import ViolationError
+from vco.testing.examine import examine, laws_of
+from vco.testing.law import NotApplicableError, ViolationError
 from vco.testing.subject import Subject
 
 Change = Callable[..., Subject]
@@ -119,3 +119,34 @@ def test_real_processes_decide_about_functions_that_were_imported_by_name(change
 def test_a_sum_over_processes_that_was_forgotten_is_caught(change: Change) -> None:
     with pytest.raises(ViolationError, match="with 2 processes: mates differs by"):
         check("is-independent-of-the-split", change("Mates", "sum_over_processes(torch", "(torch"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("return list(self.blocks)", "return [*self.blocks, self.blocks[0]]", "blocks.0 is named twice"),
+        ("return list(self.blocks)", "return [*self.blocks, self.blocks]", "is a part of the block blocks"),
+        ("return list(self.blocks)", "return [self]", "block 0 is no part of the network"),
+        (
+            "range(self.depth))\n",
+            "range(self.depth))\n        self.head.weight = self.blocks[0].weight\n",
+            "the block blocks.0 shares the weight",
+        ),
+        ("torch.tanh(block(", "torch.tanh(block.forward(", "in eval mode the block blocks.0 is called 0 times"),
+        (
+            "x = x + torch.tanh(block(",
+            "x = block(torch.cat([x, x], -1)) + torch.tanh(block(",
+            "in eval mode the block blocks.0 is called 2 times",
+        ),
+    ],
+)
+def test_every_claim_about_blocks_is_checked(old: str, new: str, reason: str, change: Change) -> None:
+    with pytest.raises(ViolationError, match=reason):
+        check("blocks-are-run-once", change("Thin", old, new))
+
+
+def test_a_backbone_that_names_no_blocks_breaks_no_law_about_them(change: Change) -> None:
+    for name in ("blocks-are-run-once", "blocks-may-be-recomputed"):
+        assert name not in {law.name for law in laws_of(subject("Net"))}
+        with pytest.raises(NotApplicableError, match="it names no blocks at these settings"):
+            check(name, change("Thin", "return list(self.blocks)", "return []"))

@@ -7,6 +7,7 @@ from vco.testing.law import LAWS as _REGISTERED
 from vco.testing.law import Law
 from vco.testing.laws import (
     adapter_fits,
+    backbone_blocks,
     backbone_settings,
     backbone_streams,
     backbone_taps,
@@ -49,8 +50,8 @@ CASES: Final[dict[str, type[Case]]] = {
 """Kind -> its case."""
 _THEMES: Final = (
     every_kind, tensor_modules, several_processes, frozen, backbone_settings, backbone_taps, backbone_streams,
-    backbone_times, backbone_training, adapter_fits, losses, loss_reading, loss_asking, loss_weights, loss_aims,
-    loss_effects, process_effects, guidance_branches, guidance_effects,
+    backbone_times, backbone_training, backbone_blocks, adapter_fits, losses, loss_reading, loss_asking, loss_weights,
+    loss_aims, loss_effects, process_effects, guidance_branches, guidance_effects,
 )  # fmt: skip
 """Modules with further laws; importing one registers them."""
 LAWS: Final[tuple[Law, ...]] = tuple(sorted(_REGISTERED, key=lambda law: (law.case is not Case, law.slow)))
