@@ -22,6 +22,7 @@ def vco_backbones() -> dict[str, str]:
         "jit": "vco_plugins.backbones.jit:JiT",
         "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual",
         "jit-joint": "vco_plugins.backbones.jit_joint:JiTJoint",
+        "sit": "vco_plugins.backbones.sit:SiT",
     }
 
 
@@ -120,6 +121,7 @@ def vco_metrics() -> dict[str, str]:
 def vco_data() -> dict[str, str]:
     return {
         "digits": "vco_plugins.data.digits:Digits",
+        "clothing32": "vco_plugins.data.clothing:Clothing32",
         "image-folder": "vco_plugins.data.image_folder:ImageFolder",
         "shards": "vco_plugins.data.shards:Shards",
         "hf": "vco_plugins.data.hf:HuggingFace",

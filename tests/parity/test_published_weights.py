@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from parity.goldens import assert_close, load_golden, thinned
 from parity.official_names import translate
 from parity.published_files import OFFICIAL, content_of, options_for, write_golden
+from PIL import Image
 
 import vco
 from vco.api import FEATURES, IMAGE, Condition
+from vco.cli import main_run
 from vco.commands.importing import import_weights, main
 from vco.errors import UserError
 
@@ -158,7 +161,37 @@ def test_a_preset_of_another_size_is_told_the_options_that_fit(options: list[str
         assert f"--backbone.{option} {pairs[f'--backbone.{option}']}" in told
     assert "--backbone.patch" not in told  # it is the file's
     assert f"{pairs['--data.classes']} classes instead of 1000 (as with --data.classes" in told
-    assert re.search(r"features \d+ wide instead of \d+ \(the encoder that it was trained with\)", told)
+    weights = pairs["--features.weights"]
+    assert re.search(
+        rf"features \d+ wide instead of \d+ \(as with --features dinov2 --features.weights {weights} ", told
+    )
+
+
+def test_the_options_that_a_refusal_names_are_those_that_fit(tmp_path: Path) -> None:
+    told = refused(OFFICIAL, PRESET, [], tmp_path)
+    more = re.findall(r"(--[\w.-]+) ([\w/.-]+)", told.partition("the file needs")[2])
+    import_weights(OFFICIAL, PRESET, tmp_path / "run", [part for pair in more for part in pair])
+    assert vco.open_run(tmp_path / "run").step == 0
+
+
+def test_the_training_that_an_import_proposes_is_a_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = write_golden("jit_forward", tmp_path / "file.pth")
+    classes = int(options_for(weights)[-1])
+    for number in range(classes):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        for image in range(30):
+            Image.new("RGB", (16, 16), (number, image, 0)).save(tmp_path / f"images/{number}/{image}.png")
+    monkeypatch.chdir(tmp_path)
+    said = import_weights(tmp_path / "file.pth", "vco-table1-jit", Path("run"), options_for(weights))
+    (train,) = re.findall(r"`(vco-run [^`]+)`", said[-1])
+    assert train == "vco-run --config run/config.yaml --name tuned --from run --data.root ROOT"
+    _, *argv = shlex.split(train.replace("ROOT", str(tmp_path / "images")))
+    short = ["--train.steps", "1", "--train.batch-size", "2", "--metric", "none", "--sample.steps", "1"]
+    assert main_run([*argv, *short, "--sample.grid-rows", "1", "--train.workers", "0"]) == 0
+    assert "begun with the first running average of step 0 of run" in capsys.readouterr().out
+    assert vco.open_run("runs/tuned").step == 1
 
 
 def test_a_published_size_is_told_by_its_letter(tmp_path: Path) -> None:

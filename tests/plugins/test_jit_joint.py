@@ -12,7 +12,8 @@ from torch import nn
 from vco.api import FEATURES, IMAGE, BackboneSetting, Condition, Denoised, Streams, StreamSpec, UserError
 from vco_plugins.backbones.jit import JiT
 from vco_plugins.backbones.jit_dual import JiTDual
-from vco_plugins.backbones.jit_joint import CLASS_TOKEN, JiTJoint
+from vco_plugins.backbones.jit_joint import JiTJoint
+from vco_plugins.layers import CLASS_TOKEN
 
 IMAGENET = {
     IMAGE: StreamSpec(shape=(3, 256, 256)),

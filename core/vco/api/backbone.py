@@ -27,6 +27,8 @@ class Tap:
     tokens: Float[Tensor, "b n d"]
     positions: Int[Tensor, " n"] | Int[Tensor, "b n"]
     """Row-major index of each token in the image stream's grid; [b, n] where every sample kept other tokens."""
+    others: Mapping[str, Float[Tensor, "b m d"]] = field(default_factory=dict)
+    """Streams whose tokens run beside the patches in the same blocks -> their hidden tokens (a class token: m = 1)."""
 
     def of(self, tokens: Float[Tensor, "b m e"]) -> Float[Tensor, "b n e"]:
         """Those of a whole grid's tokens that stand where the tap's tokens stand."""

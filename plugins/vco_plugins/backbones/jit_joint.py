@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 import torch
-from attrs.validators import in_
-from jaxtyping import Bool, Float
+from attrs.validators import ge, in_, optional
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vco.api import (
@@ -25,8 +25,10 @@ from vco.api import (
 )
 from vco_plugins.jit_config import Size, TransformerConfig, patch_grid, require_same_grid
 from vco_plugins.layers import (
+    CLASS_TOKEN,
     Attention,
     Block,
+    ClassToken,
     Conditioning,
     Head,
     PatchEmbed,
@@ -38,14 +40,12 @@ from vco_plugins.layers import (
     Told,
     joint_attention,
     linear,
-    modulate,
     sincos_2d,
     told_together,
     unpatchify,
 )
 from vco_plugins.published import recognise
 
-CLASS_TOKEN = "class_token"
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
 Blocked = Mapping[tuple[str, str], Bool[Tensor, " b"]]
 
@@ -82,12 +82,12 @@ class JiTJoint(Backbone):
     - `shared-qkv`: two sequences with joint attention; its weights are shared, norms, adaLN and MLPs are not.
     - `token-concat`: one sequence, first the image's tokens, then the features'; all weights are shared.
     - `channel-concat`: a linear layer merges both tokens of a patch, another one parts them after the trunk.
-    - `direct-addition`: both tokens of a patch are added, and parted likewise.
+    - `direct-addition`: both tokens of a patch are added, and parted likewise; their position is added once.
 
     In-context class tokens stand in front of the image (with `shared-qkv` of the features too) until the trunk ends.
     Then each stream goes through a linear layer and its `own_blocks`, which may have a width of their own, and through
-    its head. Taps number the trunk's blocks and then the image's own ones; where those have another width than the
-    trunk, only the trunk's.
+    its head; merged streams without own blocks share one head. Taps number the trunk's blocks and then the image's own
+    ones; where those have another width than the trunk, only the trunk's.
 
     The published networks: V-Co's token-concat (265 M parameters) is --backbone.width 1024 --backbone.heads 16
     --backbone.own-blocks 6 --backbone.own-width 768 --backbone.time-embedding separate. Latent Forcing's of 465 M is
@@ -111,6 +111,7 @@ class JiTJoint(Backbone):
     optional_streams: ClassVar[tuple[str, ...]] = (FEATURES, CLASS_TOKEN)
     supports_token_times: ClassVar[bool] = True
     supports_blocking = True
+    positions: Tensor
     how_to_block = "--backbone.fusion token-concat (or shared-qkv)"
 
     @attrs.frozen(kw_only=True)
@@ -124,6 +125,8 @@ class JiTJoint(Backbone):
         2 where the streams are merged, else 0."""
         own_width: int | None = attrs.field(default=None, validator=_fits_whole_heads)
         """Token width of the own blocks, a multiple of a head's width; by default the trunk's."""
+        feature_bottleneck: int | None = attrs.field(default=None, validator=optional(ge(1)))
+        """Width that features are squeezed to before embedding, at least 1; by default as `bottleneck`."""
         time_embedding: Literal["shared", "separate"] = attrs.field(
             default="shared", validator=in_(("shared", "separate"))
         )
@@ -166,16 +169,20 @@ class JiTJoint(Backbone):
         self.other_times: Any = nn.ModuleDict({name: TimeEmbed(self.width, config.context_tokens) for name in timed})
         channels = streams[IMAGE].shape[0]
         self.embeds: Any = nn.ModuleDict({IMAGE: PatchEmbed(channels, self.patch, trunk.bottleneck, self.width)})
-        self.heads: Any = nn.ModuleDict({IMAGE: Head(own_width, channels * self.patch**2, told=self.width)})
+        self.outputs = {IMAGE: channels * self.patch**2}
         if FEATURES in streams:
-            features = streams[FEATURES].shape[-1]
-            self.embeds[FEATURES] = TokenEmbed(features, trunk.bottleneck, self.width)
-            self.heads[FEATURES] = Head(own_width, features, told=self.width)
+            features = self.outputs[FEATURES] = streams[FEATURES].shape[-1]
+            squeezed = trunk.bottleneck if config.feature_bottleneck is None else config.feature_bottleneck
+            xavier = config.fusion == "direct-addition"
+            self.embeds[FEATURES] = TokenEmbed(features, squeezed, self.width, xavier=xavier)
+        parted = {"patches": sum(self.outputs.values())} if config.merged and not config.own else self.outputs
+        self.heads: Any = nn.ModuleDict({name: Head(own_width, n, told=self.width) for name, n in parted.items()})
         entangled = CLASS_TOKEN in streams
         self.class_token = ClassToken(self.width, own_width, streams[CLASS_TOKEN].shape[-1]) if entangled else None
         self.register_buffer("positions", sincos_2d(self.grid, self.width), persistent=False)
         self.rope = Rope2d(self.width // trunk.heads, self.grid, config.context_tokens + entangled)
-        self.merge = Merge(self.width, own_width, config.fusion == "channel-concat") if config.merged else None
+        parts = own_width if config.own else None
+        self.merge = Merge(self.width, parts, config.fusion == "channel-concat") if config.merged else None
         self.context_streams = names if config.fusion == "shared-qkv" else (IMAGE,)
         dropout = TransformerConfig(depth=trunk.depth, dropout=config.dropout).block_dropout
         self.blocks: Any = nn.ModuleList(
@@ -203,10 +210,9 @@ class JiTJoint(Backbone):
             c = told_together(c, embed(times[name]))
         if self.class_token is not None and c.ndim == 3 and c.shape[1] > 1:
             raise UserError("backbone jit-joint takes no times per token beside a class token, which has no place")
-        x = {name: embed(noisy[name]) + self.positions for name, embed in self.embeds.items()}
+        x = {name: embed(noisy[name]) for name, embed in self.embeds.items()}
         patches, last = x[IMAGE].shape[1], list(x)[-1]
-        if self.merge is not None:
-            x = {IMAGE: self.merge.join(x)}
+        x = self._placed(x)
         if self.class_token is not None:
             front = list(x)[-1]
             x[front] = torch.cat([self.class_token.embed(noisy[CLASS_TOKEN]), x[front]], dim=1)
@@ -219,17 +225,22 @@ class JiTJoint(Backbone):
             x = block(x, c, self.rope, condition.blocked)
             tapped.append(x[IMAGE][:, -patches:])
         x = {name: tokens[:, -lengths[name] :] for name, tokens in x.items()}
-        if self.merge is not None:
+        if self.merge is not None and self.own_blocks:
             x = self.merge.part(x[IMAGE], patches)
         x |= {name: layer(x[name]) for name, layer in self.own_inputs.items()}
         for blocks in self.own_blocks:
             x = {name: block(x[name], c, self.rope) for name, block in blocks.items()}
             tapped.append(x[IMAGE][:, -patches:])
 
-        clean = {name: head(x[name][:, -patches:], c) for name, head in self.heads.items()}
+        if "patches" in self.heads:
+            both = self.heads["patches"](x[IMAGE][:, -patches:], c)
+            clean = dict(zip(self.outputs, both.split(list(self.outputs.values()), dim=-1), strict=True))
+        else:
+            clean = {name: head(x[name][:, -patches:], c) for name, head in self.heads.items()}
         clean[IMAGE] = unpatchify(clean[IMAGE], self.grid, self.patch)
         if self.class_token is not None:
-            clean[CLASS_TOKEN] = self.class_token.read(x[last][:, :1], self.heads[last], c)
+            front = last if last in x else IMAGE
+            clean[CLASS_TOKEN] = self.class_token.read(x[front][:, :1], list(self.heads.values())[-1], c)
         positions = torch.arange(patches, device=c.device)
         return Denoised(
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
@@ -241,6 +252,13 @@ class JiTJoint(Backbone):
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         return recognise(weights, "jit-joint", self.config)
+
+    def _placed(self, x: Streams) -> Streams:
+        """Both streams' tokens, or those they are merged to, told their positions."""
+        if self.config.fusion == "direct-addition":
+            return {IMAGE: x[IMAGE] + x[FEATURES] + self.positions}
+        x = {name: tokens + self.positions for name, tokens in x.items()}
+        return x if self.merge is None else {IMAGE: self.merge.join(x)}
 
     def _check_edges(self, blocked: Blocked) -> None:
         if self.merge is not None and blocked:
@@ -273,41 +291,25 @@ class TrunkBlock(nn.Module):
 
 
 class Merge(nn.Module):
-    """The two tokens of a patch as one, by a linear layer over the channels of both or as their sum, and back."""
+    """The two tokens of a patch as one, by a linear layer over the channels of both where they are not added, and back.
 
-    def __init__(self, width: int, own_width: int, concatenate: bool) -> None:
+    Where streams have no blocks of their own (`own_width` None) there is no way back, as they share a head.
+    """
+
+    def __init__(self, width: int, own_width: int | None, concatenate: bool) -> None:
         super().__init__()
         self.input = linear(2 * width, width) if concatenate else None
-        self.output = linear(width, 2 * own_width)
+        names = (IMAGE, FEATURES) if own_width else ()
+        self.outputs: Any = nn.ModuleDict({name: linear(width, own_width or width) for name in names})
 
     def join(self, x: Streams) -> Tokens:
-        """Returns the patches' tokens."""
-        if self.input is None:
-            return x[IMAGE] + x[FEATURES]
+        """Returns the patches' tokens of streams whose channels are concatenated."""
+        assert self.input is not None, "streams that are added need no layer"
         return self.input(torch.cat([x[IMAGE], x[FEATURES]], dim=-1))
 
     def part(self, x: Tokens, patches: int) -> Streams:
         """Returns both streams; a token in front of the patches goes with the features."""
-        image, features = self.output(x).chunk(2, dim=-1)
-        return {IMAGE: image[:, -patches:], FEATURES: features}
-
-
-class ClassToken(nn.Module):
-    """The way into the trunk for an encoder's class token, and out; the way out starts as zero."""
-
-    def __init__(self, width: int, own_width: int, features: int) -> None:
-        super().__init__()
-        self.input = linear(features, width)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.output = linear(own_width, features, zero=True)
-
-    def embed(self, x: Float[Tensor, "b 1 e"]) -> Float[Tensor, "b 1 d"]:
-        """Returns its token."""
-        return self.norm(self.input(x.to(self.input.weight.dtype)))
-
-    def read(self, x: Float[Tensor, "b 1 d"], head: Head, c: Told) -> Float[Tensor, "b 1 e"]:
-        """Returns the clean class token, after the final norm of a patch stream's head."""
-        return self.output(modulate(head.norm(x), *head.adaln(c)))
+        return {name: layer(x[:, -patches:] if name == IMAGE else x) for name, layer in self.outputs.items()}
 
 
 def _check_streams(config: JiTJoint.Config, streams: Mapping[str, StreamSpec]) -> None:

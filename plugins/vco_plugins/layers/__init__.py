@@ -29,6 +29,8 @@ from vco_plugins.layers.basic import of_tokens as of_tokens
 from vco_plugins.layers.blocks import Block as Block
 from vco_plugins.layers.blocks import Head as Head
 from vco_plugins.layers.blocks import StreamBlock as StreamBlock
+from vco_plugins.layers.class_token import CLASS_TOKEN as CLASS_TOKEN
+from vco_plugins.layers.class_token import ClassToken as ClassToken
 from vco_plugins.layers.embeddings import Conditioning as Conditioning
 from vco_plugins.layers.embeddings import GapEmbed as GapEmbed
 from vco_plugins.layers.embeddings import PatchEmbed as PatchEmbed

@@ -59,20 +59,25 @@ def _rotated(pairs: Float[Tensor, "*b 2"], cos: Tensor, sin: Tensor) -> Float[Te
 
 
 class Attention(nn.Module):
-    """The learned half of attention: projections with per-head RMSNorm of queries and keys, and the way back."""
+    """The learned half of attention: projections with per-head RMSNorm of queries and keys, and the way back.
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    `plain` attention (DiT, SiT) has no norm of queries and keys.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, plain: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = linear(width, 3 * width)
-        self.q_norm = RMSNorm(width // heads)
-        self.k_norm = RMSNorm(width // heads)
+        self.q_norm = nn.Identity() if plain else RMSNorm(width // heads)
+        self.k_norm = nn.Identity() if plain else RMSNorm(width // heads)
         self.output = linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, x: Tokens, rope: Rope2d, positions: Positions | None = None) -> QKV:
-        """Returns rotated queries, rotated keys, and values."""
+    def project(self, x: Tokens, rope: Rope2d | None, positions: Positions | None = None) -> QKV:
+        """Returns queries and keys, rotated if there is a rotary embedding, and values."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if rope is None:
+            return self.q_norm(q), self.k_norm(k), v
         return rope(self.q_norm(q), positions), rope(self.k_norm(k), positions), v
 
     def merge(self, attended: Heads) -> Tokens:

@@ -47,6 +47,26 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(wide, self.normalized_shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
+class PlainNorm(nn.Module):
+    """LayerNorm over the last axis with nothing to learn, computed in at least float32 and cast back."""
+
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        return F.layer_norm(at_least_float32(x), x.shape[-1:], eps=1e-6).to(x.dtype)
+
+
+class PlainMLP(nn.Module):
+    """Two linear layers with a GELU between them, in its form with tanh."""
+
+    def __init__(self, width: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.input = linear(width, hidden)
+        self.output = linear(hidden, width)
+
+    def forward(self, x: Tokens) -> Tokens:
+        return self.output(F.gelu(self.input(x), approximate="tanh"))
+
+
 class SwiGLU(nn.Module):
     """Gated MLP with one fused input projection; its first half goes through SiLU."""
 

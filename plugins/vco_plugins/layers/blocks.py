@@ -5,18 +5,34 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vco_plugins.layers.attention import Attention, Positions, Rope2d
-from vco_plugins.layers.basic import AdaLN, Modulation, RMSNorm, SwiGLU, Tokens, Told, linear, modulate, of_tokens
+from vco_plugins.layers.basic import (
+    AdaLN,
+    Modulation,
+    PlainMLP,
+    PlainNorm,
+    RMSNorm,
+    SwiGLU,
+    Tokens,
+    Told,
+    linear,
+    modulate,
+    of_tokens,
+)
 
 
 class StreamBlock(nn.Module):
-    """A stream's own half of a block: adaLN-modulated norms before attention and SwiGLU, gated residuals after them."""
+    """A stream's own half of a block: adaLN-modulated norms before attention and SwiGLU, gated residuals after them.
 
-    def __init__(self, width: int, mlp_ratio: float, dropout: float = 0.0, told: int | None = None) -> None:
+    A `plain` one (DiT, SiT) has norms that learn nothing, and an MLP without a gate.
+    """
+
+    def __init__(
+        self, width: int, mlp_ratio: float, dropout: float = 0.0, told: int | None = None, plain: bool = False
+    ) -> None:
         super().__init__()
         self.adaln = AdaLN(width, 6, told)
-        self.norm1 = RMSNorm(width)
-        self.norm2 = RMSNorm(width)
-        self.mlp = SwiGLU(width, mlp_ratio, dropout)
+        self.norm1, self.norm2 = (PlainNorm() if plain else RMSNorm(width) for _ in range(2))
+        self.mlp = PlainMLP(width, mlp_ratio) if plain else SwiGLU(width, mlp_ratio, dropout)
 
     def before(self, x: Tokens, c: Told) -> tuple[Tokens, tuple[Modulation, ...]]:
         """Returns the input of attention, and the modulation that `after` takes."""
@@ -31,33 +47,45 @@ class StreamBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """JiT's transformer block: one stream that attends to itself.
+    """JiT's transformer block, or SiT's if it is `plain`: one stream that attends to itself.
 
     `told` is the width of the condition, by default that of the tokens.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float = 0.0, told: int | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float = 0.0,
+        told: int | None = None,
+        plain: bool = False,
+    ) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, dropout)
-        self.stream = StreamBlock(width, mlp_ratio, dropout, told)
+        self.attention = Attention(width, heads, dropout, plain)
+        self.stream = StreamBlock(width, mlp_ratio, dropout, told, plain)
 
-    def forward(self, x: Tokens, c: Told, rope: Rope2d, positions: Positions | None = None) -> Tokens:
+    def forward(self, x: Tokens, c: Told, rope: Rope2d | None = None, positions: Positions | None = None) -> Tokens:
         h, rest = self.stream.before(x, c)
         attended = F.scaled_dot_product_attention(*self.attention.project(h, rope, positions))
         return self.stream.after(x, self.attention.merge(attended), rest)
 
 
 class Head(nn.Module):
-    """Tokens to predictions: adaLN-modulated RMSNorm, then a linear layer that starts as zero.
+    """Tokens to predictions: adaLN-modulated norm, then a linear layer that starts as zero.
 
-    `told` is the width of the condition, by default that of the tokens.
+    `told` is the width of the condition, by default that of the tokens. The norm of a `plain` head learns nothing.
     """
 
-    def __init__(self, width: int, outputs: int, told: int | None = None) -> None:
+    def __init__(self, width: int, outputs: int, told: int | None = None, plain: bool = False) -> None:
         super().__init__()
         self.adaln = AdaLN(width, 2, told)
-        self.norm = RMSNorm(width)
+        self.norm = PlainNorm() if plain else RMSNorm(width)
         self.linear = linear(width, outputs, zero=True)
 
     def forward(self, x: Tokens, c: Told) -> Float[Tensor, "b n e"]:
-        return self.linear(modulate(self.norm(x), *self.adaln(of_tokens(c, x))))
+        return self.linear(self.normed(x, c))
+
+    def normed(self, x: Tokens, c: Told) -> Tokens:
+        """Returns what the linear layer reads, which another one may read too."""
+        return modulate(self.norm(x), *self.adaln(of_tokens(c, x)))

@@ -34,12 +34,17 @@ def unpatchify(tokens: Float[Tensor, "b n e"], grid: tuple[int, int], patch: int
 
 
 class TokenEmbed(nn.Module):
-    """Feature tokens to tokens through a bottleneck: D to b (no bias), then b to d; PyTorch's initial weights."""
+    """Feature tokens to tokens through a bottleneck: D to b (no bias), then b to d.
 
-    def __init__(self, features: int, bottleneck: int, width: int) -> None:
+    Initial weights are PyTorch's, as in V-Co, or those of the other layers (`xavier`), as in Latent Forcing.
+    """
+
+    def __init__(self, features: int, bottleneck: int, width: int, xavier: bool = False) -> None:
         super().__init__()
         self.reduce = nn.Linear(features, bottleneck, bias=False)
-        self.expand = nn.Linear(bottleneck, width)
+        self.expand = linear(bottleneck, width) if xavier else nn.Linear(bottleneck, width)
+        if xavier:
+            nn.init.xavier_uniform_(self.reduce.weight)
 
     def forward(self, x: Float[Tensor, "b n e"]) -> Tokens:
         return self.expand(self.reduce(x.to(self.reduce.weight.dtype)))
