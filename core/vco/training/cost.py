@@ -48,9 +48,8 @@ def training_flops(run: Run, images: ImageSet, indices: Sequence[int], device: t
     with suppress(Exception), alone():  # of anybody's code
         twin = copy.deepcopy(run.objective, {id(part): part for part in beside.values()}).train()
         with FlopCounterMode(display=False) as counter:
-            draw = twin.draw(
-                labels, seed=0, step=0
-            )  # a process that learns gets gradients through what it draws.map(lambda tensor: tensor.to(device))
+            # drawn by the twin: a process that learns gets gradients through what it draws
+            draw = twin.draw(labels, seed=0, step=0).map(lambda tensor: tensor.to(device))
             twin(_inputs(run, images, indices, device), draw, 0)["loss"].backward()
         return counter.get_total_flops() / len(indices)
     return None
