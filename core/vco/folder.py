@@ -1,6 +1,7 @@
 """The folder of a run: where everything lies, who may write to it, and whether it holds the run that is asked for."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -101,6 +102,17 @@ class RunFolder:
     def trained(self) -> bool:
         """Whether there is anything that was trained."""
         return any(self.checkpoints.glob("step-*"))
+
+    @property
+    def newest_step(self) -> int:
+        """The last step that was saved; 0 if none was."""
+        names = (path.name[5:] for path in self.checkpoints.glob("step-*"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    @property
+    def writable(self) -> bool:
+        """Whether files can be made in it; True of one that is not there yet."""
+        return not self.path.is_dir() or os.access(self.path, os.W_OK)
 
     def grid(self, step: int) -> Path:
         """The sample grid of a step."""

@@ -1,6 +1,7 @@
 """The main job: train, sample, evaluate and report, in this order, each part only where it is still to be done."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +26,10 @@ from vco.reporting.live import LiveReport
 from vco.reporting.report import write_report
 from vco.run import Run, assemble
 from vco.sessions import changed_code, session
+from vco.storage.files import gone_if_empty
 from vco.training.loop import Training
 from vco.training.pictures import write_trajectory
-from vco.training.starting import missing_source
+from vco.training.starting import source_problems
 from vco.training.stopping import requeue
 from vco.training.trackers import log_scores, missing_trackers
 
@@ -45,7 +47,7 @@ def run_job(invocation: Invocation) -> int:
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
     plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=process_count())
     folder, missing = RunFolder(Path(config.output_dir)), [*plan.missing(), *missing_trackers(config)]
-    missing += [] if folder.trained else missing_source(config.start_from)
+    missing += [] if folder.trained else source_problems(plan)
     if invocation.dry_run:
         return _say_what_would_be_done(invocation, plan, folder, missing)
     if missing:
@@ -55,17 +57,24 @@ def run_job(invocation: Invocation) -> int:
             f"--refresh does again what a finished run did, and {folder.path} holds none; leave it out to train one"
         )
 
-    accelerator, held = connect_processes(config), None
+    steps, accelerator = config.train.steps, connect_processes(config)
+    main = accelerator.is_main_process
     try:
-        with errors_shared():
-            held = folder.claim(invocation) if accelerator.is_main_process else None
-        if accelerator.is_main_process:
-            print(describe(invocation, plan, _device(accelerator)), flush=True)
-        with losses_of_processes_named():
-            return _work(invocation, accelerator, folder)
+        done = folder.newest_step == steps and _is_finished(folder, plan, steps)
+        if done and not folder.writable and not invocation.refresh:
+            folder.refuse_another_run(invocation)
+            _say_finished(invocation, folder, print if main else lambda line: None)
+            return 0
+        # a run that is refused leaves no folder behind
+        with ExitStack() as stack, gone_if_empty(folder.path) if main else nullcontext():
+            with errors_shared():
+                if main:
+                    stack.callback(folder.claim(invocation).close)
+            if main:
+                print(describe(invocation, plan, _device(accelerator)), flush=True)
+            with losses_of_processes_named():
+                return _work(invocation, accelerator, folder)
     finally:
-        if held is not None:
-            held.close()
         disconnect_processes(accelerator)
 
 
@@ -119,10 +128,7 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -
                 say(sentence)
             return 128 + stopped
     elif _is_finished(folder, run, steps) and not invocation.refresh:
-        say(f"this run is finished ({steps} steps): see {folder.report}")
-        if ignored := folder.other_settings(invocation):
-            say(f"nothing was done with {', '.join(ignored)}, which differ from before")
-        say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
+        _say_finished(invocation, folder, say)
         return 0
     _finish(invocation, training, say)
     return 0
@@ -132,6 +138,14 @@ def _is_finished(folder: RunFolder, run: Run, steps: int) -> bool:
     """Whether nothing is left to be done after the last training step."""
     scored = not run.metrics or evaluated_step(folder) == steps
     return scored and folder.report.exists()
+
+
+def _say_finished(invocation: Invocation, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Says that there is nothing to do."""
+    say(f"this run is finished ({invocation.config.train.steps} steps): see {folder.report}")
+    if ignored := folder.other_settings(invocation):
+        say(f"nothing was done with {', '.join(ignored)}, which differ from before")
+    say("add --refresh to sample, evaluate and report anew, or --train.steps N to train longer")
 
 
 def _facts(run: Run, folder: RunFolder) -> RunFacts:

@@ -20,6 +20,8 @@ WHOLE: Final = {
     "t_embedder.mlp.2.bias": "conditioning.time.output.bias",
     "y_embedder.embedding_table.weight": "conditioning.label.weight",
 }
+ENCODERS: Final = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+"""Width of V-Co's features -> size of the DINOv2 that they are of."""
 STREAMS: Final = {"pix": IMAGE, "pixel": IMAGE, "pixels": IMAGE, "dino": FEATURES, "dinov2": FEATURES}
 LAYERS: Final = {
     "x_embedder.proj1": ("embed", "reduce"),
@@ -146,7 +148,10 @@ def _of_the_run(shapes: Mapping[str, tuple[int, ...]], weights: PublishedWeights
     if features is not None and "x_embedder.dino_proj1.weight" in shapes:
         theirs, ours = shapes["x_embedder.dino_proj1.weight"][1], features.shape[-1]
         if theirs != ours:
-            needed.append(f"features {theirs} wide instead of {ours} (the encoder that it was trained with)")
+            size = ENCODERS.get(theirs)
+            known = f"--features dinov2 --features.weights facebook/dinov2-with-registers-{size} --adapter rms"
+            how = f"as with {known}" if size else "the encoder that it was trained with"
+            needed.append(f"features {theirs} wide instead of {ours} ({how})")
     return needed
 
 

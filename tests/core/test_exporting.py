@@ -1,24 +1,33 @@
 """Exported runs: they open like a run, say what they are, and can be put on the Hugging Face Hub."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
 import tiny
 import torch
 import yaml
-from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 import vco
 from vco.commands.exporting import main
 from vco.errors import UserError
 from vco.folder import RunFolder
-from vco.storage import files
+from vco.storage import files, hub
 from vco.training.loop import Training
 
 Capture = pytest.CaptureFixture[str]
@@ -186,7 +195,7 @@ class Hub:
         assert commit_message
         shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
 
-    def fetch(self, repository: str) -> str:
+    def fetch(self, repository: str, allow_patterns: object = None) -> str:
         if not (self.folder / repository).is_dir():
             raise OfflineModeIsEnabled("there is no network.")
         return str(self.folder / repository)
@@ -195,9 +204,9 @@ class Hub:
 def test_a_pushed_run_is_opened_from_the_hub(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.fetch)
+    there = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: there)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", there.fetch)
     out = export(run, tmp_path / "out", "--push", "me/mine")
     assert 'pushed to me/mine: vco.open_run("hf://me/mine") opens it' in capsys.readouterr().out
     assert 'run = vco.open_run("hf://me/mine")' in (tmp_path / "hub/me/mine/README.md").read_text()
@@ -207,9 +216,55 @@ def test_a_pushed_run_is_opened_from_the_hub(
     expected = fetched.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in training.objective.state_dict().items())
     with pytest.raises(
-        UserError, match=r"^hf://me/none cannot be fetched \(OfflineModeIsEnabled: there is no network\)"
+        UserError, match=r"^hf://me/none cannot be fetched \(HF_HUB_OFFLINE is set, and there is no copy in the cache\)"
     ):
         vco.open_run("hf://me/none")
+
+
+def answer(kind: Any) -> Exception:
+    response = Mock(status_code=404, headers={}, request=Mock())
+    return kind("404 Client Error", response=response) if issubclass(kind, HfHubHTTPError) else kind("404 Client Error")
+
+
+@pytest.mark.parametrize(
+    ("error", "offline", "why"),
+    [
+        (RepositoryNotFoundError, False, "there is no such repository, or it is private; `hf auth login` says"),
+        (GatedRepoError, False, "its owner gives access to those who ask for it on its page"),
+        (LocalEntryNotFoundError, False, "the Hugging Face Hub does not answer, and there is no copy in the cache"),
+        (LocalEntryNotFoundError, True, "HF_HUB_OFFLINE is set, and there is no copy in the cache"),
+        (ValueError, False, "ValueError: 404 Client Error"),
+    ],
+)
+def test_what_keeps_a_run_on_the_hub_away_is_one_sentence(
+    error: Any, offline: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*given: object, **more: object) -> str:
+        raise answer(error)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    for ask in (hub.local_path, lambda place: hub.require_run(place[5:])):
+        with pytest.raises(UserError, match=rf"^hf://me/none cannot be fetched \({re.escape(why)}.*\); give") as caught:
+            ask("hf://me/none")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_repository_that_holds_no_run_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def fetch(repository: str, allow_patterns: object) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(UserError, match=r"\(the repository holds no run: it has no config\.yaml\)"):
+        hub.require_run("me/none")
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    hub.require_run("me/none")
+    assert asked == [["config.yaml"]] * 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -219,9 +218,8 @@ def test_shares_of_several_processes_make_the_images_of_one(
 def test_two_processes_write_what_one_writes(suffix: str, run: Path, tmp_path: Path) -> None:
     """Two launches of about ten seconds."""
     assert vco_sample(run, "--num", 36, "--out", tmp_path / f"one{suffix}") == 0
-    script = Path(sysconfig.get_path("scripts")) / "vco"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "--no-python", "--", str(script), "sample", str(run), "--num", "36"]
+    command = [*launcher, "-m", "--", "vco", "sample", str(run), "--num", "36"]
     devices = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command += ["--out", str(tmp_path / f"two{suffix}")]
     done = subprocess.run(command, env=os.environ | devices, capture_output=True, text=True, timeout=240)

@@ -236,11 +236,70 @@ def test_a_part_is_a_module_of_a_component() -> None:
         match(own, {**theirs, "backbone.blocks.1.a": one})
 
 
-def test_a_dry_run_says_that_there_is_nothing_to_begin_with(other: Path, tmp_path: Path, capsys: Capture) -> None:
-    for source, status in ((other, 0), (f"{other}@2", 0), ("nowhere", 3), ("hf://me/mine", 0)):
-        argv = tiny.argv(tmp_path / "run", "--from", str(source), "--dry-run")
-        assert main_run(argv) == status
-        told = "to train, still needed: --from nowhere: nowhere is neither the folder of a run nor a file of weights"
-        assert (told in capsys.readouterr().out) == (status == 3)
-    assert main_run(tiny.argv(tmp_path / "run", "--from", "nowhere")) == 2
+def spoilt(tmp_path: Path) -> Path:
+    (tmp_path / "file.pth").write_text("hello")
+    return tmp_path / "file.pth"
+
+
+def of_others(tmp_path: Path) -> Path:
+    torch.save({"some.weight": torch.zeros(2)}, tmp_path / "file.pth")
+    return tmp_path / "file.pth"
+
+
+REFUSED: Any = {
+    "nothing": (lambda other, at: "nowhere", (), "nowhere is neither the folder of a run nor a file of weights"),
+    "no such step": (lambda other, at: f"{other}@7", (), "there is no checkpoint of step 7 in"),
+    "a spoilt file": (lambda other, at: spoilt(at), (), "is no file of weights, or it is damaged"),
+    "another file": (
+        lambda other, at: of_others(at),
+        (),
+        "does not fit backbone jit-dual of this run: the file is none",
+    ),
+    "another width": (lambda other, at: other, ("--backbone.width", "32"), "that run has --backbone.width 16"),
+    "the Hub": (lambda other, at: "hf://me/none@3", (), "hf://me/none cannot be fetched (HF_HUB_OFFLINE is set, and"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_source_that_cannot_be_taken_is_seen_by_a_dry_run_and_leaves_no_folder(
+    what: str, other: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    make, options, sentence = REFUSED[what]
+    argv = tiny.argv(tmp_path / "runs" / "new", "--from", str(make(other, tmp_path)), *options)
+    assert main_run([*argv, "--dry-run"]) == 3
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("to train, still needed: "))
+    assert told.startswith("to train, still needed: --from: ")
+    assert sentence in told
+    assert main_run(argv) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("vco-run: "))
+    assert sentence in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_is_content_with_a_source_that_fits(other: Path, tmp_path: Path, capsys: Capture) -> None:
+    for source in (other, f"{other}@2"):
+        assert main_run(tiny.argv(tmp_path / "run", "--from", str(source), "--dry-run")) == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_a_newest_checkpoint_that_is_damaged_is_passed_over_before_and_in_the_run(
+    other: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    copied = Path(shutil.copytree(other, tmp_path / "copied"))
+    (copied / "checkpoints" / "step-00000002" / "ema-0.safetensors").write_bytes(b"cut")
+    assert main_run(tiny.argv(tmp_path / "run", "--from", str(copied), "--train.steps", "1")) == 0
+    assert f"begun with the first running average of step 1 of {copied}" in capsys.readouterr().out
+
+
+def test_a_run_that_is_refused_after_it_has_its_folder_leaves_none(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object) -> None:
+        raise UserError("the weights are spoilt")
+
+    monkeypatch.setattr("vco_plugins.features.digits_vit.DigitsViT.load", load)
+    (tmp_path / "mine").mkdir()
+    for folder in ("mine/runs/new", "mine"):
+        assert main_run(tiny.argv(tmp_path / folder)) == 2
+        assert "the weights are spoilt" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if path.name != ".lock"] == ["mine"]

@@ -42,6 +42,12 @@ def test_what_a_verb_does_not_know_is_refused(argv: list[str], capsys: Capture) 
     assert "unrecognized arguments: --nope" in error or "arguments are required" in error
 
 
+def test_the_package_is_the_command_for_launchers_of_several_processes() -> None:
+    command = [sys.executable, "-m", "vco", "plugins", "--no-plugin", "nobody"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "jit-dual" in done.stdout, done.stderr) == (0, True, "")
+
+
 def test_a_verbs_mistake_is_one_sentence_with_status_2(capsys: Capture) -> None:
     assert main_vco(["check", "no_such_plugin"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -86,7 +86,7 @@ MORE: Final = (
     "Options of vco-run for metrics are taken too, as in --metric fd=digits-cnn,kid=digits-cnn or "
     "--metric.fd.inception.weights FILE, and of a run those that act in sampling alone, as in --sample.steps 20, "
     "--solver euler, --guidance.low 0.2 or --mixed-precision fp32, or say where its data lie, as --data.root. For "
-    "several processes write torchrun --nproc-per-node 8 --no-python -- vco eval RUN ..."
+    "several processes write torchrun --nproc-per-node 8 -m -- vco eval RUN ..."
 )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from vco.commands.arguments import Parser, split
@@ -129,6 +130,7 @@ def _checkpoint(file: "WeightsFile", run: "Run") -> "tuple[Checkpoint, list[str]
 
 
 def _report(file: "WeightsFile", run: "Run", out: Path, saved: "Checkpoint", left_out: Sequence[str]) -> list[str]:
+    from vco.config.plain import locations
     from vco.training.starting import components_of
 
     count = sum(parameter.numel() for parameter in run.objective.backbone.parameters())
@@ -142,5 +144,9 @@ def _report(file: "WeightsFile", run: "Run", out: Path, saved: "Checkpoint", lef
     others = {place: title for place, title in components_of(run.config).items() if place != "backbone"}
     if initial := [title for place, title in others.items() if any(name.startswith(f"{place}.") for name in state)]:
         sentences.append(f"not in the file, so with initial weights: {', '.join(initial)}")
-    sentences.append(f"next: `vco sample {out} --num 8 --out images`, or `vco-run --from {out}` with the same preset")
+    data = run.config.part("data")
+    places = [name for name in sorted(locations(type(data.config))) if not getattr(data.config, name)]
+    more = "".join(f" --data.{name} {name.upper()}" for name in places)
+    train = f"vco-run --config {quote(f'{out}/config.yaml')} --name tuned --from {quote(str(out))}{more}"
+    sentences.append(f"next: `vco sample {quote(str(out))} --num 8 --out images`, or `{train}`")
     return sentences

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         "with any batch size and number of processes. A command that was stopped goes on where it was.",
         epilog="Options of vco-run that act in sampling alone are taken too, as in --sample.steps 20, --solver euler, "
         "--guidance.low 0.2, --guidance.feature-scale 1.5 or --mixed-precision fp32. For several processes write "
-        "torchrun --nproc-per-node 8 --no-python -- vco sample RUN ...",
+        "torchrun --nproc-per-node 8 -m -- vco sample RUN ...",
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run, or hf://OWNER/NAME of a published one")

@@ -16,6 +16,8 @@ from vco.errors import UserError
 
 PIECE: Final = 2**22
 """Bytes that are hashed at a time."""
+LOCK: Final = ".lock"
+"""The file that is locked in a folder which only one process may write to."""
 
 
 def fsync(path: Path) -> None:
@@ -65,6 +67,20 @@ def new_folder(folder: Path) -> Generator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def gone_if_empty(folder: Path) -> Generator[None]:
+    """Removes a folder that is made within, with those above it, if nothing but a lock is in it at the end."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            if new and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+            for place in new:
+                place.rmdir()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file; what takes long shows its progress."""
     digest = hashlib.sha256()
@@ -89,7 +105,7 @@ def lock(folder: Path, what: str = "run", option: str = "--output-dir") -> IO[st
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / LOCK).open("a+")
     except OSError as error:
         raise UserError(
             f"cannot write to the {what} folder {folder}: {error.strerror}; choose another one with {option}"

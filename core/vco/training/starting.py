@@ -1,10 +1,14 @@
 """Begins a new run with other weights: those of another run, of an exported one, or of a published file."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vco.config.command_line import Layer, from_file
@@ -15,12 +19,15 @@ from vco.facts import RunFacts
 from vco.folder import RunFolder
 from vco.run import Run
 from vco.storage import checkpoint
-from vco.storage.hub import ADDRESS, local_path
+from vco.storage.checkpoint import Checkpoint
+from vco.storage.hub import ADDRESS, local_path, require_run
 from vco.storage.weights import read_weights
 from vco.training.matching import match, own_names
 
 TRAINED: Final = ("backbone", "adapter", "guidance", "process")
 """Sections of the components that have weights, beside the losses."""
+ON_HUB: Final = re.compile(ADDRESS.pattern + r"(?:@\d+)?")
+"""hf://OWNER/NAME or hf://OWNER/NAME@STEP."""
 TITLES: Final = {"model": "last weights", "ema-0": "first running average"}
 
 
@@ -40,6 +47,18 @@ class _Source:
     """The run that they are of."""
 
 
+@attrs.frozen(kw_only=True)
+class _Begun:
+    """What a run takes of a source."""
+
+    taken: Mapping[str, Tensor]
+    """Name, as in the state dict of an objective -> tensor."""
+    initial: Sequence[str]
+    """What keeps its initial weights."""
+    left_out: Sequence[str]
+    """What of the source no part of the run takes."""
+
+
 def start_from(run: Run, say: Callable[[str], None]) -> bool:
     """Gives a new run the weights that its --from names: RUN, RUN@STEP, hf://OWNER/NAME, or a file of published ones.
 
@@ -57,9 +76,38 @@ def start_from(run: Run, say: Callable[[str], None]) -> bool:
     """
     if not run.config.start_from:
         return False
-    given, ours = _find(run.config.start_from, run, say), components_of(run.config)
-    state, taken = run.objective.state_dict(), dict[str, Tensor]()
-    initial, left_out = list[str](), list[str](given.left_out)
+    given = _find(run.config.start_from, run, lambda folder, step: _load(folder, step, say))
+    begun, state = _match(given, run), run.objective.state_dict()
+    run.objective.load_state_dict({**state, **begun.taken})
+    say(f"begun with {given.title} ({len(begun.taken)} tensors)")
+    if begun.initial:
+        say(f"not in it, so with initial weights: {', '.join(begun.initial)}")
+    if begun.left_out:
+        say(f"left out of it: {', '.join(begun.left_out)}")
+    adapter = _below("adapter", state)
+    return bool(adapter) and adapter.keys() <= begun.taken.keys()
+
+
+def source_problems(run: Run) -> list[str]:
+    """A sentence if what --from names is not there or does not fit the run, which may be on the meta device.
+
+    No weights are read, only their names and shapes; of a run on the Hub it is asked whether it can be fetched.
+    """
+    source, on_hub = run.config.start_from, ON_HUB.fullmatch(run.config.start_from)
+    try:
+        if on_hub:
+            require_run(on_hub[1])
+        elif source:
+            _match(_find(source, run, _shapes), run)
+    except UserError as error:
+        return [f"--from: {error}"]
+    return []
+
+
+def _match(given: _Source, run: Run) -> _Begun:
+    """What the run takes of the source; raises `UserError` where a part that both have differs."""
+    ours, state = components_of(run.config), run.objective.state_dict()
+    taken, initial, left_out = dict[str, Tensor](), list[str](), list[str](given.left_out)
     for place in {**ours, **given.components}:
         own, theirs = (_below(place, tensors) for tensors in (state, given.tensors))
         unfit = _unfit(given.folder, run) if place == "adapter" and own and theirs else ""
@@ -78,48 +126,45 @@ def start_from(run: Run, say: Callable[[str], None]) -> bool:
         left_out += found.left_out
     if not _below("backbone", taken):
         raise UserError(f"{given.title} does not fit this run: it has nothing for {ours['backbone']}")
-    run.objective.load_state_dict({**state, **taken})
-    say(f"begun with {given.title} ({len(taken)} tensors)")
-    if initial:
-        say(f"not in it, so with initial weights: {', '.join(initial)}")
-    if left_out:
-        say(f"left out of it: {', '.join(left_out)}")
-    adapter = _below("adapter", state)
-    return bool(adapter) and adapter.keys() <= taken.keys()
+    return _Begun(taken=taken, initial=initial, left_out=left_out)
 
 
-def missing_source(source: str) -> list[str]:
-    """A sentence if what --from names is not there; the Hub is not asked."""
-    if not source or ADDRESS.match(source):
-        return []
-    place, step = _place(source)
-    if RunFolder(place).config.is_file() or (step is None and place.is_file()):
-        return []
-    return [f"--from {source}: {place} is neither the folder of a run nor a file of weights"]
-
-
-def _place(source: str) -> tuple[Path, int | None]:
-    """The path that --from names, and the step."""
+def _find(source: str, run: Run, load: Callable[[RunFolder, int | None], Checkpoint | None]) -> _Source:
+    """What --from names; `load` reads the checkpoint of a step, or the newest one."""
     place = local_path(source)
     before, at, number = source.rpartition("@")
-    named = at and number.isdecimal() and not place.exists()
-    return (local_path(before), int(number)) if named else (place, None)
-
-
-def _find(source: str, run: Run, say: Callable[[str], None]) -> _Source:
-    if missing := missing_source(source):
-        raise UserError(missing[0])
-    place, step = _place(source)
+    named = bool(at) and number.isdecimal() and not place.exists()
+    place, step = (local_path(before), int(number)) if named else (place, None)
     folder = RunFolder(place)
-    if folder.config.is_file():
-        if step is None:
-            saved = checkpoint.load_newest(folder.checkpoints, say)
-        else:
-            saved = checkpoint.load_step(folder.checkpoints, step)
-        if saved is None:
-            raise UserError(f"the run in {folder.path} has no checkpoint yet; let it train first")
-        return _of_run(folder, saved)
-    return _of_file(place, run)
+    if not folder.config.is_file():
+        if step is None and place.is_file():
+            return _of_file(place, run)
+        raise UserError(f"{place} is neither the folder of a run nor a file of weights")
+    saved = load(folder, step)
+    if saved is None:
+        raise UserError(f"the run in {folder.path} has no checkpoint yet; let it train first")
+    return _of_run(folder, saved)
+
+
+def _load(folder: RunFolder, step: int | None, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint of a step, or the newest whole one; None if there is none at all."""
+    if step is None:
+        return checkpoint.load_newest(folder.checkpoints, say)
+    return checkpoint.load_step(folder.checkpoints, step)
+
+
+def _shapes(folder: RunFolder, step: int | None) -> Checkpoint | None:
+    """The same with tensors on the meta device: their names and shapes are read, and nothing else."""
+    steps = sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdecimal())
+    for here in (one for one in reversed(steps) if step in (None, one)):
+        sets: dict[str, dict[str, Tensor]] = {}
+        with suppress(OSError, ValueError, SafetensorError):  # damaged: the one before, as when it is loaded
+            for path in (folder.checkpoints / f"step-{here:08d}").glob("*.safetensors"):
+                with safe_open(path, "pt") as file:
+                    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                sets[path.stem] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            return Checkpoint(step=here, tensors=sets, state=checkpoint.state_of(folder.checkpoints, here))
+    return _load(folder, step, print)  # which says what is wrong
 
 
 def _of_file(path: Path, run: Run) -> _Source:
