@@ -1,6 +1,5 @@
-"""The processes of a run: how many there are, how they connect, and how an error of one becomes an error of all."""
+"""The processes of a run: how they connect, and how an error of one becomes an error of all."""
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,24 +12,12 @@ from accelerate.utils import gather_object
 from vco.config.settings import RunConfig
 from vco.errors import TrainingStoppedError, UserError, one_line
 from vco.heartbeat import Heartbeats, end_with_launcher
+from vco.launched import process_count
 
 _beating: list[Heartbeats] = []
 """The signs of life of this run's processes; empty where there is one process."""
 EXCHANGE: Final = ("gloo", "NCCL", "Gloo", "Connection", "Timed out", "ProcessGroup", "Broken pipe")
 """Words of the errors that a failed exchange between processes raises."""
-
-
-def process_count() -> int:
-    """The number of training processes that a launcher has started, read from the environment; 1 without a launcher.
-
-    Raises:
-        UserError: if what stands there cannot be.
-    """
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
-        said = f"the environment says RANK={rank} and WORLD_SIZE={count}, as no launcher does"
-        raise UserError(f"{said}; unset both for one process, or start several with torchrun")
-    return int(count)
 
 
 def precision_of(config: RunConfig, device: torch.device | str) -> Literal["fp32", "bf16"]:
