@@ -9,6 +9,7 @@ import attrs
 from accelerate import Accelerator
 
 from vco import content
+from vco.api import Data
 from vco.config.resolve import Invocation
 from vco.distributed import (
     connect_processes,
@@ -45,7 +46,8 @@ def run_job(invocation: Invocation) -> int:
     """
     config = invocation.config
     # Everything is checked on a model without weights, as those of a large one take a minute to initialise.
-    plan = assemble(config, invocation.catalog, invocation.origin, device="meta", processes=process_count())
+    chosen = (config, invocation.catalog, invocation.origin)
+    plan = assemble(*chosen, device="meta", processes=process_count(), data=invocation.data)
     folder, missing = RunFolder(Path(config.output_dir)), [*plan.missing(), *missing_trackers(config)]
     missing += [] if folder.trained else source_problems(plan)
     if invocation.dry_run:
@@ -73,7 +75,7 @@ def run_job(invocation: Invocation) -> int:
             if main:
                 print(describe(invocation, plan, _device(accelerator)), flush=True)
             with losses_of_processes_named():
-                return _work(invocation, accelerator, folder)
+                return _work(invocation, accelerator, folder, plan.data)
     finally:
         disconnect_processes(accelerator)
 
@@ -97,11 +99,11 @@ def _device(accelerator: Accelerator) -> str:
     return f"{accelerator.device}, {count} process{'es' if count > 1 else ''}"
 
 
-def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder) -> int:
+def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder, data: Data) -> int:
     main, steps = accelerator.is_main_process, invocation.config.train.steps
     say: Callable[[str], None] = print if main else lambda line: None
     with errors_shared():
-        run = assemble(invocation.config, invocation.catalog, invocation.origin)
+        run = assemble(invocation.config, invocation.catalog, invocation.origin, data=data)
         run.load()
         run = attrs.evolve(run, facts=_facts(run, folder))
         load_weak(run, invocation.catalog, accelerator.device)

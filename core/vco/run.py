@@ -86,6 +86,7 @@ def assemble(
     device: torch.device | str = "cpu",
     processes: int = 1,
     facts: RunFacts | None = None,
+    data: api.Data | None = None,
 ) -> Run:
     """Builds every component of a run.
 
@@ -96,17 +97,17 @@ def assemble(
         device: where the weights are created; "meta" costs nothing.
         processes: training processes that share a batch.
         facts: what is known of data set and encoders, where the run is to be assembled without them: to sample from it.
+        data: the data set, if it was built before from the same settings; it may have listed a large folder.
 
     Raises:
         UserError: with one sentence for every misfit between the components.
     """
     fit = Compatibility(config, catalog, origin or {})
-    data: api.Data | None = None
     sources: dict[str, FeatureSource] = {}
     metrics, scoring = list[MetricChoice](), dict[str, FeatureSource]()
     if facts is None:
         fit.check_batch(processes)
-        data = fit.build("data", api.DataSetting())
+        data = data or fit.build("data", api.DataSetting())
         assert data is not None
         metrics, scoring = choose_metrics(config, fit, data.image_shape, data.num_classes)
         fit.check_groups(data)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 
 from vco.cli import main_run
+from vco.errors import UserError
 from vco.evaluation.evaluate import Evaluation
 from vco.storage.files import lock
 from vco.training.loop import Training
@@ -75,6 +77,23 @@ def test_a_finished_run_says_so_and_changes_nothing(finished: Path, capsys: Capt
     assert "this run is finished (6 steps)" in out
     assert "--refresh" in out
     assert content(finished) == before
+
+
+def test_a_finished_run_that_cannot_be_written_to_has_nothing_to_do(
+    finished: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(*given: object) -> None:
+        raise UserError("cannot write")
+
+    monkeypatch.setattr("vco.folder.lock", lock)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main_run(tiny.argv(finished)) == 0
+    assert "this run is finished (6 steps)" in capsys.readouterr().out
+    for more in (["--refresh"], ["--train.steps", "7"]):
+        assert main_run(tiny.argv(finished, *more)) == 2
+        assert said(capsys) == ["cannot write"]
+    assert main_run(tiny.argv(finished, "--seed", "3")) == 2
+    assert "holds a run with other settings" in said(capsys)[0]
 
 
 def test_its_config_file_repeats_a_run(finished: Path, capsys: Capture) -> None:
@@ -375,14 +394,22 @@ def test_weights_of_streams_that_do_not_exist_are_refused(tmp_path: Path, capsys
     ],
 )
 def test_the_preset_follows_the_size_of_the_images(
-    side: int, options: tuple[str, ...], preset: str, tmp_path: Path, capsys: Capture
+    side: int, options: tuple[str, ...], preset: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cat").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     for number in range(30):
         Image.fromarray(pixels).save(tmp_path / "cat" / f"{number}.png")
+    listed, walk = list[str](), os.walk
+
+    def counted(root: str, *, followlinks: bool) -> Iterator[Any]:
+        listed.append(str(root))
+        return walk(root, followlinks=followlinks)
+
+    monkeypatch.setattr("vco_plugins.trees.os.walk", counted)
     argv = ["--data", "image-folder", "--data.root", str(tmp_path), *options, "--dry-run"]
     status = main_run(argv)
+    assert listed == [str(tmp_path)]  # a large folder takes minutes
     out = capsys.readouterr().out
     assert re.search(rf"^ *preset  {preset}$", out, re.MULTILINE), out
     assert status == 0

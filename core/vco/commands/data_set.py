@@ -35,9 +35,10 @@ def open_data(args: argparse.Namespace, options: Sequence[str]) -> tuple["Data",
     chosen, catalog = ["--data", args.data, *options], load_catalog()
     places = sorted(locations(type(resolve(parse(chosen), catalog).config.part("data").config)))
     place = places[0] if places else "root"
-    part = resolve(parse([*chosen, f"--data.{place}", args.root]), catalog).config.part("data")
+    invocation = resolve(parse([*chosen, f"--data.{place}", args.root]), catalog)
+    part = invocation.config.part("data")
     try:
-        data: Data = part.component(part.config, DataSetting())
+        data: Data = invocation.data or part.component(part.config, DataSetting())
         data.check()
     except UserError as error:
         raise UserError(error.of(part.title, "data")) from error

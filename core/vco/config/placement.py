@@ -84,8 +84,9 @@ def _named_by_choices(line: CommandLine, given: Layer, preset: str, catalog: Cat
         free = key.startswith(MAY_CHANGE) and key != "start_from"
         if not (named or free or key in sampled):
             value = Path(str(item.value)).name if key in places else item.value
-            settings.append(f"{key.rpartition('.')[2].replace('_', '-')}={_short(value)}")
-    more = ",".join(settings)
+            name = {"start_from": "from"}.get(key, key.rpartition(".")[2].replace("_", "-"))
+            settings.append(_setting(name, _short(value)))
+    more = "-".join(settings)
     if len(more) > LONGEST:
         more = hashlib.sha256(more.encode()).hexdigest()[:8]
     return "runs/" + "-".join(part for part in (*parts, more) if part)
@@ -103,6 +104,12 @@ def _options(given: Layer, catalog: Catalog) -> tuple[set[str], set[str]]:
                 sampled |= {f"{form}.{option}" for form in forms for option in sampling_options(config)}
                 places |= {f"{form}.{option}" for form in forms for option in locations(config)}
     return sampled, places
+
+
+def _setting(name: str, value: str) -> str:
+    """An option as a part of a folder's name, without "=", which shells complete badly: "seed1", "schedule-cosine"."""
+    joined = name[-1:].isalpha() and value[:1].isdecimal()
+    return f"{name}{value}" if joined else f"{name}-{value}"
 
 
 def _short(value: Any) -> str:

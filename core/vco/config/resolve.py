@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -19,11 +19,14 @@ from vco.config.help import help_text
 from vco.config.placement import new_run, resumed_run
 from vco.config.plain import Given, build, is_list, read_plain, to_plain, unsupported
 from vco.config.settings import Part, RunConfig
-from vco.config.usual_preset import usual_preset
+from vco.config.usual_preset import Listed, usual_preset
 from vco.errors import UserError, did_you_mean, one_line
 from vco.kinds import NONE, PRESETS, SECTIONS
 from vco.plugins.discovery import with_modules
 from vco.plugins.registry import Catalog
+
+if TYPE_CHECKING:
+    from vco.api import Data
 
 RECORD: Final = "plugins.yaml"
 """File of a run folder: what `Catalog.origins` says."""
@@ -44,6 +47,8 @@ class Invocation:
     """Whether a run folder was named that is to go on."""
     origin: Mapping[str, str]
     """Section ("backbone") or option ("backbone.depth") -> where it was set; all others have their defaults."""
+    data: "Data | None" = None
+    """The data set, if the preset was chosen by its images."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +77,10 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
     ]
     resumed = resumed_run(line, errors)
     files = [f"{resumed}/config.yaml"] if resumed else line.flags["config"]
-    presets = line.flags["preset"] or ([] if files else [usual_preset(line, catalog)])
+    presets, listed = line.flags["preset"], Listed()
+    if not presets and not files:
+        usual, listed = usual_preset(line, catalog)
+        presets = [usual]
     preset = "+".join(presets)
 
     given = _stack([*_layers_below(presets, files, catalog, errors), line.layer], catalog)
@@ -106,6 +114,7 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
         refresh=bool(line.flags["refresh"]),
         resume=bool(resumed),
         origin={key: item.source for key, item in given.items()},
+        data=listed.of(run.part("data")),
     )
 
 

@@ -2,18 +2,38 @@
 
 import re
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from vco.config.command_line import DEFAULT_PRESET, CommandLine
 from vco.config.plain import build
+from vco.config.settings import Part
 from vco.kinds import PRESETS
 from vco.plugins.registry import Catalog
+
+if TYPE_CHECKING:
+    from vco.api import Data
 
 SIZED: Final = re.compile(r"images(\d+)")
 """Presets for images of a size, as images64."""
 
 
-def usual_preset(line: CommandLine, catalog: Catalog) -> str:
+@attrs.frozen(eq=False)
+class Listed:
+    """The data set, where it had to be built to choose the preset: to list a large folder takes minutes."""
+
+    config: Any = None
+    """Its settings."""
+    data: "Data | None" = None
+
+    def of(self, part: Part) -> "Data | None":
+        """The data set, if it is the chosen one with the same settings."""
+        same = self.data is not None and type(self.data) is part.component and self.config == part.config
+        return self.data if same else None
+
+
+def usual_preset(line: CommandLine, catalog: Catalog) -> tuple[str, Listed]:
     """The preset for the largest images that are no larger than those of the data set on the command line.
 
     Without a data set on the command line, with that of `DEFAULT_PRESET` (they have the same name), or where no preset
@@ -22,15 +42,16 @@ def usual_preset(line: CommandLine, catalog: Catalog) -> str:
     sizes = sorted(int(found[1]) for name in catalog.names(PRESETS) if (found := SIZED.fullmatch(name)))
     chosen = line.layer.get("data")
     if chosen is None or chosen.value == DEFAULT_PRESET or not sizes:
-        return DEFAULT_PRESET
-    side = _side(str(chosen.value), line, catalog)
-    if side is None:
-        return DEFAULT_PRESET
-    return f"images{max((size for size in sizes if size <= side), default=sizes[0])}"
+        return DEFAULT_PRESET, Listed()
+    listed = _build(str(chosen.value), line, catalog)
+    if listed.data is None:
+        return DEFAULT_PRESET, listed
+    side = listed.data.image_shape[-1]
+    return f"images{max((size for size in sizes if size <= side), default=sizes[0])}", listed
 
 
-def _side(name: str, line: CommandLine, catalog: Catalog) -> int | None:
-    """The side of a data set's images; None if it cannot be built."""
+def _build(name: str, line: CommandLine, catalog: Catalog) -> Listed:
+    """The data set on the command line; nothing if it cannot be built."""
     from vco.api import DataSetting
 
     with suppress(Exception):  # of whatever kind: said where it is built in earnest
@@ -38,5 +59,7 @@ def _side(name: str, line: CommandLine, catalog: Catalog) -> int | None:
         options = {key.removeprefix("data."): item for key, item in line.layer.items() if key.startswith("data.")}
         config: Any = build(component.Config, options, "data", [])
         if config is not None:
-            return component(config, DataSetting()).image_shape[-1]
-    return None
+            data = component(config, DataSetting())
+            if data.num_classes and data.image_shape:  # a plugin may lack them
+                return Listed(config, data)
+    return Listed()
