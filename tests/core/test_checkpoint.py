@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vco.errors import TrainingStoppedError, UserError
-from vco.storage import checkpoint
+from vco.storage import checkpoint, publishing
 from vco.storage.checkpoint import Checkpoint, load, load_newest, save
 
 
@@ -343,7 +343,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoint, "_remove", refused)
+    monkeypatch.setattr(checkpoint, "remove", refused)
     said: list[str] = []
     save(two, at(30), keep=1, report=said.append)
     assert len(said) == 2
@@ -352,8 +352,8 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch
 
 
 def test_too_little_space_is_seen_before_anything_is_written(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))  # pyright: ignore
-    monkeypatch.setattr(checkpoint, "save_file", pytest.fail)
+    monkeypatch.setattr(publishing.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))  # pyright: ignore
+    monkeypatch.setattr(publishing, "write_pieces", pytest.fail)
     before = sorted(path.name for path in two.iterdir())
     with pytest.raises(TrainingStoppedError, match=r"No space left on device \(.* MB are needed, 0\.0 MB are free\)"):
         save(two, at(30), keep=2)

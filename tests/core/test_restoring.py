@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_one_sentence(
     spoil: Callable[[dict[str, Any]], None], sentence: str, trained: Path, tmp_path: Path
 ) -> None:
     saved = checkpoint.load_step(trained / "checkpoints", 2)
-    tensors = dict(saved.tensors)
+    tensors: dict[str, Any] = {stem: dict(part) for stem, part in saved.tensors.items()}
     spoil(tensors)
     checkpoint.write(tmp_path / "checkpoints", attrs.evolve(saved, tensors=tensors))
     training = tiny.not_begun(tmp_path, *STEPS)

@@ -1,6 +1,6 @@
 """What components of all kinds have in common."""
 
-from abc import ABC
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +8,8 @@ import attrs
 from torch import Tensor
 
 
-class Component(ABC):
+# not a subclass of ABC: FSDP gives a module another class, and Python then wants the same first base without slots
+class Component(metaclass=ABCMeta):
     """What all kinds share: a typed config and optional measurements for the log."""
 
     @attrs.frozen(kw_only=True)

@@ -2,29 +2,22 @@
 
 Write aside -> fsync -> manifest with the size and sha256 of every file -> rename -> fsync -> prune afterwards. So a
 kill at any moment leaves the newest whole checkpoint usable, and damage is found instead of loaded (docs/concepts.md,
-"Checkpoints").
+"Checkpoints"). Several processes may write one together, each its pieces of the tensors (`tensor_files`).
 """
 
-import errno
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vco.errors import TrainingStoppedError, UserError
-from vco.storage.files import fsync
-
-MANIFEST = "MANIFEST.json"
-STATE = "state.json"
-FORMAT = 1
+from vco.storage.files import fingerprint
+from vco.storage.publishing import FORMAT, MANIFEST, STATE, Copied, Writers, publish, remove, step_path
+from vco.storage.tensor_files import HostCopies, open_tensors
 
 
 @attrs.frozen(kw_only=True)
@@ -40,30 +33,35 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int, report: Callable[[str], None] = print) -> Path:
-    """Writes `folder`/step-00001000 and then prunes to the `keep` newest checkpoints.
+    """Writes `folder`/step-00001000 and then prunes to the `keep` newest checkpoints; arguments as in `save_copied`."""
+    return save_copied(folder, _copied(checkpoint), keep, Writers(), report)
+
+
+def save_copied(
+    folder: Path, copied: Copied, keep: int, writers: Writers, report: Callable[[str], None] = print
+) -> Path:
+    """Writes a checkpoint whose tensors have been copied, and then prunes to the `keep` newest ones.
 
     Args:
         folder: the run's `checkpoints` folder.
-        checkpoint: what to write.
+        copied: what to write.
         keep: how many of the newest stay.
+        writers: the processes that write it; every one of them calls this.
         report: called with a sentence about an old checkpoint that cannot be removed.
 
     Raises:
-        TrainingStoppedError: if it cannot be written (full disk, folder removed); older ones are untouched then.
+        TrainingStoppedError: in all processes if one cannot write (full disk, folder removed); older ones are untouched
+            then.
     """
     try:
-        final = write(folder, checkpoint)
+        final = publish(folder, copied, writers)
     except (OSError, SafetensorError) as error:
         raise TrainingStoppedError(
-            f"training stopped: cannot write checkpoint {_path(folder, checkpoint.step)}: {error}; older checkpoints "
+            f"training stopped: cannot write checkpoint {step_path(folder, copied.step)}: {error}; older checkpoints "
             "are untouched: put that right, then the same command goes on from the newest"
         ) from error
-    # later ones are damaged, like one that was here, and must not push out a whole one
-    for old in [path for path in _steps(folder) if _step(path) <= checkpoint.step][keep:]:
-        try:
-            _remove(old)
-        except OSError as error:
-            report(f"the old checkpoint {old} cannot be removed ({error.strerror}); it stays")
+    if writers.rank == 0:
+        _prune(folder, copied.step, keep, report)
     return final
 
 
@@ -74,49 +72,21 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         OSError: if it cannot be written; before anything is, where the disk has too little space.
         SafetensorError: if it cannot be written, too.
     """
-    final = _path(folder, checkpoint.step)
-    aside = folder / f".{final.name}.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(exist_ok=True)
-        for stale in folder.glob(".*.tmp"):
-            _remove(stale)
-        _require_space(folder, checkpoint)
-        aside.mkdir()
-        for stem, tensors in checkpoint.tensors.items():
-            # copied even from the CPU: safetensors refuses tensors that share memory, such as tied weights
-            copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-            save_file(copies, aside / f"{stem}.safetensors")
-        state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
-        (aside / STATE).write_text(json.dumps(state, indent=1))
-        manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for name in (*manifest, MANIFEST, "."):
-            fsync(aside / name)
-        if final.exists():  # only a damaged one can be there: a whole one would have been resumed from
-            _remove(final)
-        aside.rename(final)
-        fsync(folder)
-    except (OSError, SafetensorError):
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return final
+    return publish(folder, _copied(checkpoint), Writers())
 
 
-def _require_space(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raises `OSError` if the disk has too little space: an error in the midst of writing would take as long."""
-    needed = sum(tensor.nbytes for tensors in checkpoint.tensors.values() for tensor in tensors.values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({sizes})")
+def _copied(checkpoint: Checkpoint) -> Copied:
+    return Copied.of(checkpoint.step, checkpoint.tensors, checkpoint.state, HostCopies())
 
 
-def _remove(path: Path) -> None:
-    """Removes what is there: a folder, a file, or a link but not what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _prune(folder: Path, step: int, keep: int, report: Callable[[str], None]) -> None:
+    """Removes checkpoints before the `keep` newest ones up to a step."""
+    # later ones are damaged, like one that was here, and must not push out a whole one
+    for old in [path for path in _steps(folder) if _step(path) <= step][keep:]:
+        try:
+            remove(old)
+        except OSError as error:
+            report(f"the old checkpoint {old} cannot be removed ({error.strerror}); it stays")
 
 
 def load_newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
@@ -146,7 +116,7 @@ def load_step(folder: Path, step: int) -> Checkpoint:
     Raises:
         UserError: if there is none (those that there are are named), or it is damaged.
     """
-    path = _path(folder, step)
+    path = step_path(folder, step)
     if not path.is_dir():
         present = ", ".join(str(_step(known)) for known in reversed(_steps(folder))) or "none at all"
         raise UserError(f"there is no checkpoint of step {step} in {folder}; there are those of steps {present}")
@@ -155,12 +125,12 @@ def load_step(folder: Path, step: int) -> Checkpoint:
 
 def fingerprints(folder: Path, step: int) -> dict[str, str]:
     """SHA-256 of every file of a checkpoint that was loaded, by its name, as in "ema-0.safetensors"."""
-    manifest: dict[str, dict[str, Any]] = json.loads((_path(folder, step) / MANIFEST).read_text())
+    manifest: dict[str, dict[str, Any]] = json.loads((step_path(folder, step) / MANIFEST).read_text())
     return {name: expected["sha256"] for name, expected in manifest.items()}
 
 
 def load(path: Path) -> Checkpoint:
-    """One checkpoint, after checking every byte of it.
+    """One checkpoint, after checking every byte of it; its tensors are read when they are asked for.
 
     Raises:
         UserError: naming the file that is missing, superfluous, truncated or altered.
@@ -171,14 +141,14 @@ def load(path: Path) -> Checkpoint:
         if odd := present ^ manifest.keys():
             raise ValueError(f"{', '.join(sorted(odd))} missing or unexpected")
         for name, expected in manifest.items():
-            if _fingerprint(path / name) != expected:
+            if fingerprint(path / name) != expected:
                 raise ValueError(f"{name} differs from what was written")
         state = json.loads((path / STATE).read_text())
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']} is not the {FORMAT} that this version reads")
         if path.name != f"step-{state['step']:08d}":
             raise ValueError(f"it holds step {state['step']}")
-        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        tensors = open_tensors(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error})") from error
     return Checkpoint(step=state["step"], tensors=tensors, state=state)
@@ -192,18 +162,8 @@ def _steps(folder: Path) -> list[Path]:
 
 def state_of(folder: Path, step: int) -> dict[str, Any]:
     """The plain data of a checkpoint that was loaded."""
-    return json.loads((_path(folder, step) / STATE).read_text())
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}"
+    return json.loads((step_path(folder, step) / STATE).read_text())
 
 
 def _step(path: Path) -> int:
     return int(path.name[5:])
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from tqdm import tqdm
 
@@ -79,6 +79,13 @@ def gone_if_empty(folder: Path) -> Generator[None]:
                 (folder / LOCK).unlink()
             for place in new:
                 place.rmdir()
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as plain data."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def sha256_of(path: Path) -> str:
