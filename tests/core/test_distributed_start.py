@@ -104,7 +104,12 @@ def said(folder: Path, *options: str) -> list[str]:
 
 @pytest.mark.slow  # as all of the following
 def test_what_one_process_cannot_read_it_says_with_its_number(tmp_path: Path) -> None:
-    assert said(tmp_path, "--data", "spoilt-for-one") == ["process 1: image 17 cannot be read; replace it"]
+    options = ("--data", "spoilt-for-one", *tiny.ONE_STREAM, "--metric", "none", "--train.samples-per-class", "0")
+    (line,) = said(tmp_path, *options, "--train.batch-size", "4", "--train.steps", "40")
+    assert line == "process 1: image 17 cannot be read; replace it"
+    steps = [line["step"] for line in tiny.metrics(tmp_path)]
+    assert tiny.tensors(tmp_path, steps[-1])  # all steps before that were saved
+    assert len(steps) > 1
 
 
 @pytest.mark.slow

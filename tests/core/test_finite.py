@@ -90,7 +90,10 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path, cap
 # ------------------------------------------------------------------------------------------- images that cannot be read
 
 
-def test_the_steps_before_an_image_that_cannot_be_read_are_saved(tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("accumulation", ["1", "2"])
+def test_the_steps_before_an_image_that_cannot_be_read_are_saved(
+    tmp_path: Path, capsys: Capture, accumulation: str
+) -> None:
     options = (
         "--plugin",
         "odd_plugin",
@@ -101,6 +104,8 @@ def test_the_steps_before_an_image_that_cannot_be_read_are_saved(tmp_path: Path,
         "none",
         "--train.batch-size",
         "4",
+        "--train.accumulation",
+        accumulation,
     )
     status = main_run(tiny.argv(tmp_path, *options, "--train.samples-per-class", "0", "--train.steps", "40"))
     assert status == 2

@@ -13,7 +13,7 @@ from vco.api import ImageSet
 from vco.data.order import Order
 from vco.data.reader import Batch, Key, read, to_float
 from vco.objective import Objective
-from vco.randomness import RowGenerator, noise
+from vco.randomness import RowGenerator, noise, seed_of
 from vco.run import Run
 from vco.step_inputs import Inputs
 
@@ -85,6 +85,8 @@ class Batches:
             index, epoch = self.order.batch(place)
             for part in range(self.train.accumulation):
                 rows = self.rows(part)
+                # a data set that draws from the ambient generator, as it should not, is repeatable without readers
+                torch.manual_seed(seed_of(self.seed, "reading", place, rows.start))
                 yield list(zip(index[rows].tolist(), epoch[rows].tolist(), strict=True))
 
     def _encoding_noise(self, keys: Sequence[Key]) -> Tensor | None:

@@ -5,7 +5,7 @@ Accelerate gives devices, DDP and autocast. The host waits for the device only w
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -14,9 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vco.data.reader import Batch
 from vco.distributed import errors_shared
-from vco.errors import SingleProcessError, TrainingStoppedError
+from vco.errors import TrainingStoppedError
 from vco.evaluation.evaluate import Evaluation
 from vco.evaluation.records import forget_after
 from vco.evaluation.results import record_results
@@ -48,8 +47,9 @@ from vco.training.pictures import write_grid, write_real_grid
 from vco.training.recomputing import recompute_blocks
 from vco.training.restoring import require_fit
 from vco.training.starting import start_from
-from vco.training.stopping import StopFlag
+from vco.training.stopping import UNREADABLE, StopFlag
 from vco.training.trackers import log_scores, start_trackers
+from vco.training.upcoming import Upcoming
 
 
 class Training:
@@ -125,25 +125,21 @@ class Training:
             start_trackers(self.accelerator, self.run.config, self.folder, self.step)
         if self.start == 0:
             self.sample()
-        reader = self._reader()
+        batches = self._upcoming()
         saved = self.start
         log = Log(
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
         )
         self.objective.beside["watch"] = log.watch
         with ended(report), closing(log), closing(StopFlag(self.config.timeout)) as stop:
-            while not (stopping := stop.agreed()) and self.step < total:
+            self._stopping(stop, batches, log, steps=1)
+            while not (stopping := self._stopping(stop, batches, log, steps=2)) and self.step < total:
                 last = self.step + 1 == total
                 logs = log.watch.looks = last or (self.step + 1) % self.config.log_every == 0
-                try:
-                    losses = self._one_step(model, reader, log)
-                except SingleProcessError:  # an image that cannot be read
-                    if saved != self.step and self.accelerator.num_processes == self.config.accumulation == 1:
-                        self._save(log)  # nothing of this step was done yet
-                    raise
+                losses = self._one_step(model, batches, log)
                 if losses is None and self.config.on_nan == "rollback":
                     self._go_back(log)
-                    reader = self._reader()
+                    batches = self._upcoming()
                     continue
                 log.add(losses or {})
                 self.step += 1
@@ -166,11 +162,13 @@ class Training:
                         report.update(f"training, after step {self.step} of {total}")
             if saved != self.step:
                 self._save(log)
+            if stopping == UNREADABLE:
+                self._say_what_cannot_be_read(batches)
         if stopping and report:
             report.write(f"stopped by a signal after step {self.step} of {total}")
         return stopping
 
-    def _one_step(self, model: Any, reader: Iterator[Batch], log: Log) -> dict[str, Tensor] | None:
+    def _one_step(self, model: Any, batches: Upcoming, log: Log) -> dict[str, Tensor] | None:
         """Moves the weights, unless the gradient is not finite and such steps are left out: then it returns None."""
         # Whatever draws from the ambient generator (dropout) is then counted too.
         torch.manual_seed(seed_of(self.seed, "ambient", self.place, self.accelerator.process_index))
@@ -185,8 +183,7 @@ class Training:
             if part and self._process_learns:  # its times carry a graph, which one backward pass uses up
                 draw = self.objective.draw(labels, seed=self.seed, step=self.place)
             rows = self.batches.rows(part)
-            with log.clock.waiting():
-                batch = next(reader)
+            batch = batches.next()
             assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -209,9 +206,22 @@ class Training:
         self.ema.update()
         return sums
 
-    def _reader(self) -> Iterator[Batch]:
+    def _upcoming(self) -> Upcoming:
         """The batches from here to the last step."""
-        return self.batches.read(self.place, self.config.steps + self.ahead)
+        return Upcoming(self.batches.read(self.place, self.config.steps + self.ahead), self.config.accumulation)
+
+    def _stopping(self, stop: StopFlag, batches: Upcoming, log: Log, steps: int) -> int:
+        """Reads the batches of so many steps; returns why to stop now, the same in all processes."""
+        with log.clock.waiting():
+            unreadable = batches.look(steps)
+        return stop.agreed(unreadable)
+
+    def _say_what_cannot_be_read(self, batches: Upcoming) -> None:
+        """Raises, in all processes, what keeps any of them from reading its images."""
+        with errors_shared():
+            if batches.error:
+                raise batches.error
+        raise TrainingStoppedError("training stopped: an image could not be read, and now can; start the run again")
 
     def _go_back(self, log: Log) -> None:
         """Goes back to the newest checkpoint, and on from there with the batches behind the one that failed."""

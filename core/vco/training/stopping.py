@@ -18,6 +18,8 @@ ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, s
 """Ctrl-C; schedulers and launchers; a terminal that is closed; SLURM's --signal, whichever of both."""
 TIME_IS_UP: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """What SLURM sends, if asked to, some time before a job's time is up."""
+UNREADABLE: Final = 128
+"""What stands in the place of a signal's number where a process cannot read the images of the next step."""
 PATIENCE: Final = 3.0
 """Seconds after which a second Ctrl-C is one; launchers and terminals both send the first."""
 
@@ -36,6 +38,7 @@ class StopFlag:
             timeout: seconds after which a process that does not answer is given up.
         """
         self.signal = 0
+        self._unreadable = 0
         self._since = 0.0
         self._former: dict[int, Any] = {
             n: signal.signal(n, self._note) for n in ASKING if signal.getsignal(n) is not signal.SIG_IGN
@@ -61,18 +64,23 @@ class StopFlag:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def agreed(self) -> int:
-        """The signal that some process has got, the same answer in all processes; 0 if none.
+    def agreed(self, unreadable: bool = False) -> int:
+        """Why to stop before the coming step, the same answer in all processes: a signal, `UNREADABLE`, or 0 for none.
 
-        The answers travel over the CPU while the next step is computed, so nobody waits for the device.
+        The answers travel over the CPU while the step is computed, so nobody waits for the device: what a process says
+        in one call is answered in the next.
+
+        Args:
+            unreadable: whether this process cannot read its images of the step after the coming one.
         """
         if self._group is None:
-            return self.signal
+            answer, self._unreadable = max(self.signal, self._unreadable), UNREADABLE * unreadable
+            return answer
         answer = 0
         if self._pending is not None:
             self._pending[0].wait()
             answer = int(self._pending[1].item())
-        flag = torch.tensor(self.signal)
+        flag = torch.tensor(max(self.signal, UNREADABLE * unreadable))
         self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
         return answer
 
