@@ -26,6 +26,11 @@ class RunFacts:
     contents: Mapping[str, str] = attrs.field(factory=dict[str, str])
     """SHA-256 of what the run was trained on: "data", and every codec and encoder by its place, "features.dinov2"."""
 
+    @property
+    def encoders(self) -> list[str]:
+        """Names of the encoders for a reader, with what has to be known of them: "timm (random weights)"."""
+        return [f"{name} ({spec.remark})" if spec.remark else name for name, spec in self.features.items()]
+
     def plain(self) -> dict[str, Any]:
         """As plain data, in the shape of facts.yaml."""
         return {
@@ -33,6 +38,7 @@ class RunFacts:
             "num_classes": self.num_classes,
             "features": [
                 {"name": name, "tokens": list(spec.tokens), "grid": list(spec.grid), "pooled": spec.pooled}
+                | ({"remark": spec.remark} if spec.remark else {})
                 for name, spec in self.features.items()
             ],
             "class_names": list(self.class_names),
@@ -54,6 +60,7 @@ class RunFacts:
                     tokens=(int(item["tokens"][0]), int(item["tokens"][1])),
                     grid=(int(item["grid"][0]), int(item["grid"][1])),
                     pooled=int(item["pooled"]),
+                    remark=str(item.get("remark", "")),
                 )
                 for item in plain["features"]
             }

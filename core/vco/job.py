@@ -208,12 +208,13 @@ def describe(invocation: Invocation, run: Run, device: str) -> str:
 
     streams = ", ".join(f"{stream} {'x'.join(map(str, spec.shape))}" for stream, spec in objective.specs.items())
     used = "features" if objective.sources else "features (not used)"
+    encoders = ", ".join(run.facts.encoders) if objective.sources else ", ".join(config.all_of("features"))
     rows = [
         ("preset", invocation.preset or "none"),
         ("data", f"{name('data')}: {run.facts.num_classes} classes, {'x'.join(map(str, run.facts.image_shape))}"),
         ("codec", name("codec")),
         ("backbone", f"{name('backbone')}: {count(objective.backbone)}, {objective.backbone.depth} blocks"),
-        (used, ", ".join(config.all_of("features")) or "none"),
+        (used, encoders or "none"),
         ("adapter", f"{name('adapter')}: {count(objective.adapter)}"),
         ("streams", streams),
         *(

@@ -81,6 +81,7 @@ def vco_guidance() -> dict[str, str]:
 @hookimpl
 def vco_processes() -> dict[str, str]:
     return {
+        "aligned": "vco_plugins.processes.aligned:Aligned",
         "shared": "vco_plugins.processes.shared:Shared",
         "shifted": "vco_plugins.processes.shifted:Shifted",
         "independent": "vco_plugins.processes.independent:Independent",

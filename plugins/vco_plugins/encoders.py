@@ -1,6 +1,6 @@
 """What the feature sources that wrap published ViTs share: two views, sizes, and which tokens are patches.
 
-A source adds how its library describes, builds and runs the network: `describe`, `build` and `run` of `Encoder`.
+A source adds how its library describes, reads, initialises and runs the network: the abstract methods of `Encoder`.
 """
 
 from abc import abstractmethod
@@ -33,17 +33,28 @@ class Resize(NamedTuple):
     antialias: bool
 
 
+class Seen(NamedTuple):
+    """What a network says of a batch as a whole."""
+
+    pooled: Tensor | None
+    """Its own pooled output [b, e]; None: the normed class token."""
+    logits: Tensor | None = None
+    """What it says of its classes [b, k], if it is a classifier."""
+
+
+RANDOM: Final = "random"
+"""What --.weights says to have a network with initial weights, as a control: random, or random:WEIGHTS."""
 IMAGENET: Final = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF: Final = Statistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @attrs.frozen(kw_only=True)
 class Network:
-    """A built network, and where its parts are."""
+    """A network, and where its parts are."""
 
     module: nn.Module
     blocks: Sequence[nn.Module]
-    """The transformer's blocks; each yields [b, prefix + n, d]."""
+    """What can be read: a transformer's blocks yield [b, prefix + n, d], stages of a ConvNet [b, d, rows, columns]."""
     norm: nn.Module
     """The stock final norm."""
     prefix: int
@@ -54,10 +65,13 @@ class Network:
 
 @attrs.frozen(kw_only=True)
 class EncoderConfig(FeatureSource.Config):
-    """What a user may set; a source adds its default weights and resolution."""
+    """What a user may set; a source adds its default weights and resolution.
+
+    With the weights "random", or "random:WEIGHTS", the network has initial weights, always the same ones: a control.
+    """
 
     weights: str
-    resolution: int
+    resolution: int | None
     layers: tuple[int, ...] = attrs.field(default=(), validator=deep_iterable(ge(1)))
     """Blocks whose tokens are averaged before the norm, as in 10,11,12; 1 is the first; by default the last alone."""
     norm: Literal["plain", "affine", "none"] = attrs.field(default="plain", validator=in_(("plain", "affine", "none")))
@@ -80,6 +94,8 @@ class Encoder(FeatureSource):
     """Resize of `forward`."""
     loss_resize: ClassVar[Resize] = Resize("bilinear", antialias=False)
     """Resize of `perceive`."""
+    own_resolution: ClassVar[int] = 224
+    """Side that images are resized to, where the config does not say one."""
     config_file: ClassVar[str] = "config.json"
     weight_files: ClassVar[tuple[str, ...]] = SAFETENSORS
     """Any one of these must be beside the config file."""
@@ -90,6 +106,11 @@ class Encoder(FeatureSource):
     def __init__(self, config: EncoderConfig, setting: FeatureSetting) -> None:
         super().__init__()
         self.config = config
+        first, _, named = config.weights.partition(":")
+        self.random = first == RANDOM
+        """Whether it is a control: the network with initial weights, which know nothing."""
+        self.weights = (named or type(config)().weights) if self.random else config.weights
+        """The weights, or of a control those whose network it has."""
         channels, height, width = setting.image_shape
         if channels not in (1, 3) or height != width:
             raise UserError(
@@ -97,28 +118,35 @@ class Encoder(FeatureSource):
                 "use data that crops them."
             )
         self.architecture = self.describe(self.folder)
-        patch, depth = self.architecture.patch, self.architecture.depth
-        if config.resolution % patch:
+        _, patch, tokens, depth, pooled, classes = self.architecture
+        self.resolution = config.resolution or self.own_resolution
+        if self.resolution % patch:
             raise UserError(
-                f"--.resolution {config.resolution} is not a multiple of the patch size {patch} of "
-                f"{config.weights}; take {max(1, round(config.resolution / patch)) * patch}."
+                f"--.resolution {self.resolution} is not a multiple of the patch size {patch} of "
+                f"{self.weights}; take {max(1, round(self.resolution / patch)) * patch}."
             )
         if config.layers and max(config.layers) > depth:
-            raise UserError(f"--.layers asks for block {max(config.layers)}; {config.weights} has {depth}.")
-        side = config.resolution // patch
-        self.spec = FeatureSpec(tokens=(side * side, self.architecture.width), grid=(side, side))
+            raise UserError(f"--.layers asks for block {max(config.layers)}; {self.weights} has {depth}.")
+        side = self.resolution // patch
+        self.spec = FeatureSpec(
+            tokens=(side * side, tokens),
+            grid=(side, side),
+            pooled=pooled or tokens,
+            classes=classes,
+            remark="random weights" if self.random else "",
+        )
         for name in Statistics._fields:
             self.register_buffer(name, torch.zeros(3, 1, 1), persistent=False)  # set by `load`
 
     @property
     def hub_id(self) -> str:
         """The hub repository of the weights, where they are no folder."""
-        return self.config.weights
+        return self.weights
 
     @property
     def folder(self) -> Path | None:
         """The folder or cached snapshot that holds the config file, if there is one; never asks the network."""
-        given = Path(self.config.weights)
+        given = Path(self.weights)
         path = given / self.config_file if given.is_dir() else cached(self.hub_id, self.config_file)
         return path.parent if path is not None and path.is_file() else None
 
@@ -129,10 +157,10 @@ class Encoder(FeatureSource):
         return folder is not None and any((folder / name).is_file() for name in self.weight_files)
 
     def check(self) -> None:
-        if self.is_here:
+        if self.random or self.is_here:
             return
-        given, files = Path(self.config.weights), f"{self.config_file} and {self.weight_files[0]}"
-        where = f"{self.config.weights} (from --.weights)"
+        given, files = Path(self.weights), f"{self.config_file} and {self.weight_files[0]}"
+        where = f"{self.weights} (from --.weights)"
         if given.is_dir():
             wanted, hub_id = f"the folder {where} has no {self.weight_files[0]}", type(self.config)().weights
             if (given / "pytorch_model.bin").is_file():
@@ -151,6 +179,12 @@ class Encoder(FeatureSource):
         )
 
     def load(self) -> None:
+        if self.random:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                module = self.initial(self.folder)
+            self._hold(module, self.pixels(self.folder) if self.folder else self.statistics)
+            return
         self.check()
         if not self.is_here:
             download(
@@ -161,13 +195,16 @@ class Encoder(FeatureSource):
             raise UserError(f"{self.hub_id} (from --.weights) has no file {' or '.join(self.weight_files)}.")
         if (found := self.describe(folder)) != self.architecture:
             raise UserError(
-                f"{folder} holds another network ({found}) than {self.config.weights} is known to be "
+                f"{folder} holds another network ({found}) than {self.weights} is known to be "
                 f"({self.architecture}); give --.weights {folder}, which reads its sizes."
             )
-        network = self.build(folder)
-        for buffer, values in zip((self.mean, self.std), self.pixels(folder), strict=True):
+        self._hold(self.read(folder), self.pixels(folder))
+
+    def _hold(self, module: Any, statistics: Statistics) -> None:
+        """Keeps a network and the statistics of its pixels."""
+        for buffer, values in zip((self.mean, self.std), statistics, strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
-        self.module, self.network = network.module, network
+        self.module, self.network = module, self.parts(module)
         self.requires_grad_(False).eval()
 
     @abstractmethod
@@ -175,12 +212,20 @@ class Encoder(FeatureSource):
         """The network's sizes from its files, or without any from its name; raises `UserError` if neither is known."""
 
     @abstractmethod
-    def build(self, folder: Path) -> Network:
-        """Builds the network and reads its weights; raises `UserError` if any are missing."""
+    def read(self, folder: Path) -> Any:
+        """The network with the weights in a folder; raises `UserError` if any are missing."""
 
     @abstractmethod
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"] | None:
-        """Runs the network on normalised pixels; returns its own pooled output (None: the normed class token)."""
+    def initial(self, folder: Path | None) -> Any:
+        """The same network with initial weights; without a folder, of the sizes of `architecture`."""
+
+    @abstractmethod
+    def parts(self, module: Any) -> Network:
+        """Where the parts of the network are."""
+
+    @abstractmethod
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
+        """Runs the network on normalised pixels."""
 
     def pixels(self, folder: Path) -> Statistics:
         """The pixel statistics: those of the checkpoint's own preprocessor file, else those of the family."""
@@ -191,39 +236,43 @@ class Encoder(FeatureSource):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         layers = self.config.layers or (self.architecture.depth,)
-        hidden, pooled = self._hidden(self._resized(images.to(self.mean.dtype) / 2 + 0.5, self.stream_resize), layers)
+        hidden, seen = self._hidden(self._resized(images.to(self.mean.dtype) / 2 + 0.5, self.stream_resize), layers)
         if self.config.norm == "plain":
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=getattr(self.network.norm, "eps", 1e-6))
         elif self.config.norm == "affine":
             hidden = self.network.norm(hidden)
-        return self._features(hidden, None if self.network.class_token else pooled)
+        return self._features(hidden, Seen(None, seen.logits) if self.network.class_token else seen)
 
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
         pixels = self._resized(images.to(self.mean.dtype), self.loss_resize) / 2 + 0.5
-        hidden, pooled = self._hidden(pixels, (self.architecture.depth,))
-        return self._features(self.network.norm(hidden), pooled)
+        hidden, seen = self._hidden(pixels, self.perceived_layers)
+        return self._features(self.network.norm(hidden), seen)
+
+    @property
+    def perceived_layers(self) -> tuple[int, ...]:
+        """Blocks that `perceive` reads: the last."""
+        return (self.architecture.depth,)
 
     def _resized(self, images: Float[Tensor, "b c h w"], resize: Resize) -> Float[Tensor, "b c r r"]:
-        size = (self.config.resolution, self.config.resolution)
+        size = (self.resolution, self.resolution)
         if images.shape[-2:] == size:
             return images
         return F.interpolate(images, size=size, mode=resize.mode, align_corners=False, antialias=resize.antialias)
 
-    def _hidden(
-        self, pixels: Float[Tensor, "b c r r"], layers: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b e"] | None]:
-        """The mean of the tokens after these blocks, un-normed, and the stock pooled output; pixels in [0, 1]."""
+    def _hidden(self, pixels: Float[Tensor, "b c r r"], layers: tuple[int, ...]) -> tuple[Float[Tensor, "b m d"], Seen]:
+        """The mean of the tokens after these blocks, un-normed, and the stock outputs; pixels in [0, 1]."""
         found: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
-                found[layer] = output[0] if isinstance(output, tuple) else output
+                tokens = output[0] if isinstance(output, tuple) else output
+                found[layer] = tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
 
             return hook
 
         handles = [self.network.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in set(layers)]
         try:
-            pooled = self.run((pixels.expand(-1, 3, -1, -1) - self.mean) / self.std)
+            seen = self.run((pixels.expand(-1, 3, -1, -1) - self.mean) / self.std)
         finally:
             for handle in handles:
                 handle.remove()
@@ -232,12 +281,16 @@ class Encoder(FeatureSource):
         for layer, tokens in found.items():
             if tokens.shape != expected:
                 raise UserError(
-                    f"Block {layer} of {self.config.weights} yields {tuple(tokens.shape)}, not {expected}: {self.name} "
+                    f"Block {layer} of {self.weights} yields {tuple(tokens.shape)}, not {expected}: {self.name} "
                     "cannot tell which patch is which; take a plain ViT."
                 )
-        return torch.stack([found[layer].to(self.mean.dtype) for layer in layers]).mean(0), pooled
+        return torch.stack([found[layer].to(self.mean.dtype) for layer in layers]).mean(0), seen
 
-    def _features(self, hidden: Float[Tensor, "b m d"], pooled: Float[Tensor, "b e"] | None) -> Features:
+    def _features(self, hidden: Float[Tensor, "b m d"], seen: Seen) -> Features:
         hidden = hidden.to(self.mean.dtype)
-        pooled = hidden[:, 0] if pooled is None else pooled.to(self.mean.dtype)
-        return Features(tokens=hidden[:, self.network.prefix :], grid=self.spec.grid, pooled=pooled)
+        return Features(
+            tokens=hidden[:, self.network.prefix :],
+            grid=self.spec.grid,
+            pooled=hidden[:, 0] if seen.pooled is None else seen.pooled.to(self.mean.dtype),
+            logits=None if seen.logits is None else seen.logits.to(self.mean.dtype),
+        )

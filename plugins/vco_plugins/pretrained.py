@@ -20,12 +20,20 @@ HUB_SECONDS: Final = 5.0
 
 
 class Architecture(NamedTuple):
-    """What must be known of a network before its weights are read; `kind` is the library's word for its family."""
+    """What must be known of a network before its weights are read."""
 
     kind: str
+    """The library's word for its family."""
     patch: int
+    """Pixels a side that one token stands for."""
     width: int
+    """Width of the tokens."""
     depth: int
+    """Number of blocks."""
+    pooled: int = 0
+    """Width of the network's own pooled vector, where it is another than that of the tokens."""
+    classes: int = 0
+    """Classes that it tells images into; 0 if it is no classifier."""
 
 
 def read_json(path: Path, reader: Callable[[Any], Read]) -> Read:
@@ -105,6 +113,31 @@ def pretrained(name: str, folder: Path, **settings: Any) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"The weights in {folder} lack {len(missing)} tensors, such as {missing[0]}; get them anew.")
     return network
+
+
+def initial(name: str, folder: Path | None, sizes: Architecture, **settings: Any) -> Any:
+    """The network of class `name` of transformers with the weights that it begins with, drawn from torch's generator.
+
+    Args:
+        name: class of transformers.
+        folder: where a config.json is, if there is one.
+        sizes: the network's, where there is none: then all else has the family's defaults, and heads are 64 wide.
+        settings: what the family's defaults should be other than transformers'.
+    """
+    import transformers
+
+    network = getattr(transformers, name)
+    if folder is not None:
+        return network(network.config_class.from_pretrained(folder, local_files_only=True, **settings))
+    config = network.config_class(
+        patch_size=sizes.patch,
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=max(1, sizes.width // 64),
+        intermediate_size=4 * sizes.width,
+        **settings,
+    )
+    return network(config)
 
 
 @contextmanager

@@ -61,6 +61,8 @@ from vco.api.optimizer import OptimizerSetting as OptimizerSetting
 from vco.api.optimizer import ParameterGroup as ParameterGroup
 from vco.api.process import Process as Process
 from vco.api.process import ProcessSetting as ProcessSetting
+from vco.api.recipe import Recipe as Recipe
+from vco.api.recipe import RecipeSetting as RecipeSetting
 from vco.api.solver import Noise as Noise
 from vco.api.solver import Solver as Solver
 from vco.api.solver import SolverSetting as SolverSetting

@@ -25,6 +25,8 @@ class FeatureSpec:
     """Width e of the pooled vector of `FeatureSource.forward`; by default d."""
     classes: int = 0
     """Number k of classes that it tells images into; 0 if it is no classifier."""
+    remark: str = ""
+    """What a reader of results has to know of it, as "random weights"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class FeatureSource(Component, nn.Module):
 
     differentiable: ClassVar[bool] = True
     """Whether gradients reach the images; where not, it serves to score with, not to align to."""
+    recipe: ClassVar[str] = ""
+    """How such an encoder is trained: "module:Class" of a `Recipe`, for `vco train-encoder`. Empty: it is only read."""
     spec: FeatureSpec
     """Tokens, grid and pooled width of `forward`."""
 

@@ -88,7 +88,7 @@ class Card:
         config, facts, train = self.config, self.facts, self.config.train
         yield "backbone", f"{config.part('backbone').name}, {self.parameters:,} parameters"
         yield "codec", config.part("codec").name
-        yield "features", ", ".join(facts.features) or "none"
+        yield "features", ", ".join(facts.encoders) or "none"
         yield "adapter", config.part("adapter").name
         weights = [f"{name} x {part.config.weight:g}" for name, part in config.all_of("loss").items()]
         yield "losses beside denoising", ", ".join(weights) or "none"

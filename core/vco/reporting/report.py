@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -122,6 +123,8 @@ def _summary(history: History) -> str:
         for section in ("data", "backbone", "features", "adapter", "loss", "guidance")
         if isinstance(value := history.settings.get(section), Mapping | list)
     }
+    with suppress(UserError):
+        chosen["features"] = " and ".join(history.folder.read_facts().encoders) or chosen.get("features")
     return ", ".join(f"{section} {name}" for section, name in chosen.items() if name)
 
 

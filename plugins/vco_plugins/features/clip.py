@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vco.api import UserError
-from vco_plugins.encoders import Encoder, EncoderConfig, Network, Statistics
+from vco_plugins.encoders import Encoder, EncoderConfig, Network, Seen, Statistics
 from vco_plugins.pretrained import Architecture, read_json, readable, unknown
 
 OPENAI = Statistics(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
@@ -22,6 +22,7 @@ KNOWN = {
     "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": Architecture("clip", 14, 1024, 24),
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": Architecture("clip", 14, 1280, 32),
 }
+BUILT_IN = {"timm/vit_large_patch14_clip_224.openai": "ViT-L-14-quickgelu"}  # open-clip's own name of the default
 
 
 class CLIP(Encoder):
@@ -50,7 +51,7 @@ class CLIP(Encoder):
     weight_files: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors",)
 
     def describe(self, folder: Path | None) -> Architecture:
-        weights = self.config.weights
+        weights = self.weights
         if folder is None:
             if weights in KNOWN:
                 return KNOWN[weights]
@@ -75,16 +76,30 @@ class CLIP(Encoder):
 
         return read_json(folder / self.config_file, reader)
 
-    def build(self, folder: Path) -> Network:
+    def read(self, folder: Path) -> Any:
         import open_clip
 
         with readable(folder):  # strict: all tensors of both towers must be there
-            model: Any = open_clip.create_model(f"local-dir:{folder}", force_image_size=self.config.resolution)
-        module = model.visual
+            model: Any = open_clip.create_model(f"local-dir:{folder}", force_image_size=self.resolution)
+        return model.visual
+
+    def initial(self, folder: Path | None) -> Any:
+        import open_clip
+
+        if folder is None:
+            if self.weights not in BUILT_IN:
+                raise UserError(f"initial weights for {self.weights} need its {self.config_file}; give random:FOLDER.")
+            sizes: dict[str, Any] = {**(open_clip.get_model_config(BUILT_IN[self.weights]) or {})}
+        else:
+            sizes = read_json(folder / self.config_file, lambda content: dict(content["model_cfg"]))
+        sizes["vision_cfg"] = {**sizes["vision_cfg"], "image_size": self.resolution}
+        return open_clip.CLIP(**sizes).visual
+
+    def parts(self, module: Any) -> Network:
         return Network(module=module, blocks=module.transformer.resblocks, norm=module.ln_post, prefix=1)
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        return self.module(pixels)
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
+        return Seen(self.module(pixels))
 
     def pixels(self, folder: Path) -> Statistics:
         def reader(content: Any) -> Statistics:

@@ -1,7 +1,10 @@
 """The network that scores generated digits; not digits-vit, so that no feature scores itself."""
 
 from importlib.resources import files
+from typing import ClassVar, Literal
 
+import attrs
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,13 +16,22 @@ WIDTH, SIDE, GRID, CLASSES = 64, 8, (4, 4), 10
 class DigitsCNN(FeatureSource):
     """A tiny CNN for 8x8 digits that ships with the package, to score them with: 64 features, 4x4 tokens.
 
-    `pooled` is the mean of the 16 tokens (the last GELU activations). benchmarks/train_digits_networks.py
+    `pooled` is the mean of the 16 tokens (the last GELU activations). `vco train-encoder --features digits-cnn`
     trained it on the training split alone to tell the digits and, so that the features spread instead of
     collapsing to the classes, to redraw the image linearly from `pooled`. Accuracy on the 297 held-out
     digits: 99.3 %.
     """
 
-    def __init__(self, config: FeatureSource.Config, setting: FeatureSetting) -> None:
+    recipe: ClassVar[str] = "vco_plugins.recipes.digits:DigitsCNNRecipe"
+
+    @attrs.frozen(kw_only=True)
+    class Config(FeatureSource.Config):
+        """What a user may set."""
+
+        weights: Literal["digits-cnn", "random"] = "digits-cnn"
+        """digits-cnn, the weights that ship with the package; or random, its initial weights as a control."""
+
+    def __init__(self, config: Config, setting: FeatureSetting) -> None:
         super().__init__()
         if setting.image_shape != (1, SIDE, SIDE):
             raise UserError(
@@ -27,15 +39,19 @@ class DigitsCNN(FeatureSource):
                 f"them, not {setting.image_shape}; for other images use inception (to score) or dinov2 (to align to)."
             )
         self.config = config
-        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES)
+        remark = "random weights" if config.weights == "random" else ""
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES, remark=remark)
 
     def load(self) -> None:
         from safetensors.torch import load
 
-        self.network = Network()
-        self.network.load_state_dict(
-            load(files("vco_plugins.features").joinpath("digits_cnn.safetensors").read_bytes())
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = Network()
+        if self.config.weights != "random":
+            self.network.load_state_dict(
+                load(files("vco_plugins.features").joinpath("digits_cnn.safetensors").read_bytes())
+            )
         self.network.requires_grad_(False).eval()
 
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Features:

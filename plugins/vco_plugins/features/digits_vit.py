@@ -1,7 +1,9 @@
 """The embedded feature source: a tiny ViT for 8x8 digits, with its weights."""
 
 from importlib.resources import files
+from typing import ClassVar, Literal
 
+import attrs
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,12 +19,21 @@ class DigitsViT(FeatureSource):
     """A tiny ViT for 8x8 digits that ships with the package: 4x4 patch tokens of width 48, class token.
 
     Tokens are the last block's patch tokens after a LayerNorm without affine; `pooled` is the class token
-    after the network's own (affine) final norm. benchmarks/train_digits_networks.py trained it on the
+    after the network's own (affine) final norm. `vco train-encoder --features digits-vit` trained it on the
     training split alone, to tell the digits from the class token and from the mean patch token, and to keep
     each patch's pixels in its token. Accuracy on the 297 held-out digits: 98.7 %.
     """
 
-    def __init__(self, config: FeatureSource.Config, setting: FeatureSetting) -> None:
+    recipe: ClassVar[str] = "vco_plugins.recipes.digits:DigitsViTRecipe"
+
+    @attrs.frozen(kw_only=True)
+    class Config(FeatureSource.Config):
+        """What a user may set."""
+
+        weights: Literal["digits-vit", "random"] = "digits-vit"
+        """digits-vit, the weights that ship with the package; or random, its initial weights as a control."""
+
+    def __init__(self, config: Config, setting: FeatureSetting) -> None:
         super().__init__()
         if setting.image_shape != (1, SIDE, SIDE):
             raise UserError(
@@ -30,15 +41,19 @@ class DigitsViT(FeatureSource):
                 f"them, not {setting.image_shape}; for other images use dinov2 (to align to) or inception (to score)."
             )
         self.config = config
-        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES)
+        remark = "random weights" if config.weights == "random" else ""
+        self.spec = FeatureSpec(tokens=(GRID[0] * GRID[1], WIDTH), grid=GRID, classes=CLASSES, remark=remark)
 
     def load(self) -> None:
         from safetensors.torch import load
 
-        self.network = Network()
-        self.network.load_state_dict(
-            load(files("vco_plugins.features").joinpath("digits_vit.safetensors").read_bytes())
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = Network()
+        if self.config.weights != "random":
+            self.network.load_state_dict(
+                load(files("vco_plugins.features").joinpath("digits_vit.safetensors").read_bytes())
+            )
         self.network.requires_grad_(False).eval()
 
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Features:

@@ -1,15 +1,15 @@
 """DINOv2 through transformers: the encoder of V-Co, RAE and REPA."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import Encoder, EncoderConfig, Network
-from vco_plugins.pretrained import Architecture, pretrained, read_config
+from vco_plugins.encoders import Encoder, EncoderConfig, Network, Seen
+from vco_plugins.pretrained import Architecture, initial, pretrained, read_config
 
 MODELS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 KNOWN = {
@@ -44,12 +44,17 @@ class DINOv2(Encoder):
     name: ClassVar[str] = "dinov2"
 
     def describe(self, folder: Path | None) -> Architecture:
-        return read_config(folder, self.config.weights, kinds=MODELS, known=KNOWN)
+        return read_config(folder, self.weights, kinds=MODELS, known=KNOWN)
 
-    def build(self, folder: Path) -> Network:
-        module = pretrained(MODELS[self.architecture.kind], folder)
+    def read(self, folder: Path) -> Any:
+        return pretrained(MODELS[self.architecture.kind], folder)
+
+    def initial(self, folder: Path | None) -> Any:
+        return initial(MODELS[self.architecture.kind], folder, self.architecture)
+
+    def parts(self, module: Any) -> Network:
         registers = getattr(module.config, "num_register_tokens", 0)
         return Network(module=module, blocks=module.encoder.layer, norm=module.layernorm, prefix=1 + registers)
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        return self.module(pixels).pooler_output
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
+        return Seen(self.module(pixels).pooler_output)

@@ -1,15 +1,15 @@
 """DINOv3 (ViT) through transformers."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import Encoder, EncoderConfig, Network, Resize
-from vco_plugins.pretrained import Architecture, pretrained, read_config
+from vco_plugins.encoders import Encoder, EncoderConfig, Network, Resize, Seen
+from vco_plugins.pretrained import Architecture, initial, pretrained, read_config
 
 MODELS = {"dinov3_vit": "DINOv3ViTModel"}
 KNOWN = {
@@ -50,12 +50,18 @@ class DINOv3(Encoder):
     loss_resize: ClassVar[Resize] = stream_resize
 
     def describe(self, folder: Path | None) -> Architecture:
-        return read_config(folder, self.config.weights, kinds=MODELS, known=KNOWN)
+        return read_config(folder, self.weights, kinds=MODELS, known=KNOWN)
 
-    def build(self, folder: Path) -> Network:
-        module = pretrained(MODELS[self.architecture.kind], folder)
+    def read(self, folder: Path) -> Any:
+        return pretrained(MODELS[self.architecture.kind], folder)
+
+    def initial(self, folder: Path | None) -> Any:
+        registers = {} if folder else {"num_register_tokens": 4}
+        return initial(MODELS[self.architecture.kind], folder, self.architecture, **registers)
+
+    def parts(self, module: Any) -> Network:
         prefix = 1 + module.config.num_register_tokens
         return Network(module=module, blocks=module.model.layer, norm=module.norm, prefix=prefix)
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        return self.module(pixels).pooler_output
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
+        return Seen(self.module(pixels).pooler_output)

@@ -1,7 +1,7 @@
 """MAE through transformers: the encoder half, which sees every patch."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -9,8 +9,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import Encoder, EncoderConfig, Network
-from vco_plugins.pretrained import SAFETENSORS, Architecture, pretrained, read_config
+from vco_plugins.encoders import Encoder, EncoderConfig, Network, Seen
+from vco_plugins.pretrained import SAFETENSORS, Architecture, initial, pretrained, read_config
 
 MODELS = {"vit_mae": "ViTMAEModel"}
 KNOWN = {
@@ -42,13 +42,19 @@ class MAE(Encoder):
     weight_files: ClassVar[tuple[str, ...]] = (*SAFETENSORS, "pytorch_model.bin")  # older than safetensors
 
     def describe(self, folder: Path | None) -> Architecture:
-        return read_config(folder, self.config.weights, kinds=MODELS, known=KNOWN)
+        return read_config(folder, self.weights, kinds=MODELS, known=KNOWN)
 
-    def build(self, folder: Path) -> Network:
-        module = pretrained(MODELS[self.architecture.kind], folder, mask_ratio=0.0)
+    def read(self, folder: Path) -> Any:
+        return pretrained(MODELS[self.architecture.kind], folder, mask_ratio=0.0)
+
+    def initial(self, folder: Path | None) -> Any:
+        return initial(MODELS[self.architecture.kind], folder, self.architecture, mask_ratio=0.0)
+
+    def parts(self, module: Any) -> Network:
         return Network(module=module, blocks=module.layers, norm=module.layernorm, prefix=1)
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> None:
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
         # patches are sorted by this noise: rising numbers (exact in float32) keep them row-major
         order = torch.arange(self.spec.tokens[0], dtype=torch.float32, device=pixels.device).expand(len(pixels), -1)
         self.module(pixels, noise=order, interpolate_pos_encoding=True)
+        return Seen(None)

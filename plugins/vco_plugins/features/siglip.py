@@ -1,15 +1,15 @@
 """SigLIP through transformers: the vision tower."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Statistics
-from vco_plugins.pretrained import Architecture, pretrained, read_config
+from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Seen, Statistics
+from vco_plugins.pretrained import Architecture, initial, pretrained, read_config
 
 KINDS = ("siglip", "siglip_vision_model")
 KNOWN = {
@@ -48,13 +48,18 @@ class SigLIP(Encoder):
     statistics: ClassVar[Statistics] = HALF
 
     def describe(self, folder: Path | None) -> Architecture:
-        return read_config(folder, self.config.weights, kinds=KINDS, known=KNOWN, defaults=DEFAULTS)
+        return read_config(folder, self.weights, kinds=KINDS, known=KNOWN, defaults=DEFAULTS)
 
-    def build(self, folder: Path) -> Network:
-        module = pretrained("SiglipVisionModel", folder)
+    def read(self, folder: Path) -> Any:
+        return pretrained("SiglipVisionModel", folder)
+
+    def initial(self, folder: Path | None) -> Any:
+        return initial("SiglipVisionModel", folder, self.architecture)
+
+    def parts(self, module: Any) -> Network:
         return Network(
             module=module, blocks=module.encoder.layers, norm=module.post_layernorm, prefix=0, class_token=False
         )
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        return self.module(pixels, interpolate_pos_encoding=True).pooler_output
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
+        return Seen(self.module(pixels, interpolate_pos_encoding=True).pooler_output)

@@ -1,7 +1,7 @@
 """SigLIP 2 through transformers: the vision tower, of fixed resolution or NaFlex."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -9,8 +9,8 @@ from attrs.validators import ge, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Statistics
-from vco_plugins.pretrained import Architecture, pretrained, read_config
+from vco_plugins.encoders import HALF, Encoder, EncoderConfig, Network, Seen, Statistics
+from vco_plugins.pretrained import Architecture, initial, pretrained, read_config
 
 FIXED, NAFLEX = "SiglipVisionModel", "Siglip2VisionModel"
 MODELS = {"siglip": FIXED, "siglip_vision_model": FIXED, "siglip2": NAFLEX, "siglip2_vision_model": NAFLEX}
@@ -55,21 +55,26 @@ class SigLIP2(Encoder):
     statistics: ClassVar[Statistics] = HALF
 
     def describe(self, folder: Path | None) -> Architecture:
-        return read_config(folder, self.config.weights, kinds=MODELS, known=KNOWN, defaults=DEFAULTS)
+        return read_config(folder, self.weights, kinds=MODELS, known=KNOWN, defaults=DEFAULTS)
 
-    def build(self, folder: Path) -> Network:
-        module = pretrained(MODELS[self.architecture.kind], folder)
+    def read(self, folder: Path) -> Any:
+        return pretrained(MODELS[self.architecture.kind], folder)
+
+    def initial(self, folder: Path | None) -> Any:
+        return initial(MODELS[self.architecture.kind], folder, self.architecture)
+
+    def parts(self, module: Any) -> Network:
         return Network(
             module=module, blocks=module.encoder.layers, norm=module.post_layernorm, prefix=0, class_token=False
         )
 
-    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+    def run(self, pixels: Float[Tensor, "b 3 r r"]) -> Seen:
         if MODELS[self.architecture.kind] == FIXED:
-            return self.module(pixels, interpolate_pos_encoding=True).pooler_output
+            return Seen(self.module(pixels, interpolate_pos_encoding=True).pooler_output)
         count, patch = len(pixels), self.architecture.patch
         # each patch is flattened as (row, column, channel)
         split = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
         patches = split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         mask = torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device)
         shapes = torch.tensor([self.spec.grid]).expand(count, -1)  # on the CPU, where the network reads it item by item
-        return self.module(patches, pixel_attention_mask=mask, spatial_shapes=shapes).pooler_output
+        return Seen(self.module(patches, pixel_attention_mask=mask, spatial_shapes=shapes).pooler_output)

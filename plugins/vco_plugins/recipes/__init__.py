@@ -1,0 +1,1 @@
+"""How built-in encoders are trained."""
