@@ -50,13 +50,15 @@ def guided(
     return conditional if scale == 1 else null + scale * (conditional - null)
 
 
-def in_interval(t: float, low: float, high: float) -> bool:
-    """Whether low < t < high; low = 0 includes t = 0.
+def in_interval(t: float, low: float, high: float, closed: bool = False) -> bool:
+    """Whether low < t < high; low = 0 includes t = 0. A closed interval has both its ends.
 
     Compared in float32, so that a float64 grid point such as 5 / 50 counts as equal to the bound 0.1 it
     stands for.
     """
     at, above, below = torch.tensor([t, low, high], dtype=torch.float32, device="cpu")
+    if closed:
+        return bool(above <= at <= below)
     return bool((low == 0 or above < at) and at < below)
 
 

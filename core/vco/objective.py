@@ -29,18 +29,10 @@ from vco.api import (
     Times,
 )
 from vco.errors import UserError
+from vco.hiding import emptied, shown_to_network
 from vco.loss_schedule import mean_over
 from vco.randomness import generator
 from vco.step_inputs import Draw, Inputs
-
-
-def shown_to_network(guidance: Guidance, noisy: Streams, condition: Condition) -> Streams:
-    """What the network is shown: the noisy streams, guidance's null in the rows that the condition names."""
-    shown = dict(noisy)
-    for stream, rows in condition.nulled.items():
-        x_t = noisy[stream]
-        shown[stream] = torch.where(rows.view(-1, *[1] * (x_t.ndim - 1)), guidance.null(stream, x_t), x_t)
-    return shown
 
 
 def complete(denoised: Denoised, noisy: Streams, times: Times) -> Denoised:
@@ -109,14 +101,14 @@ class Objective(nn.Module):
 
     def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
         """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
-        times = self.process.sample(len(labels), generator(seed, "times", step))
+        times, weights = self.process.draw(len(labels), generator(seed, "times", step))
         if any(t.ndim > 1 for t in times.values()) and not self.backbone.supports_token_times:
             raise UserError(
                 "the process gives every token a time of its own, which the backbone does not understand: choose "
                 "another --process, or a backbone that says supports_token_times, such as jit"
             )
         condition = self.guidance.condition(labels, generator(seed, "condition", step))
-        weights = self.process.weight(times)
+        weights = dict(weights)
         for stream, kept in condition.supervised.items():
             factor = mean_over(kept)
             weights[stream] = weights[stream] * (factor if weights[stream].ndim == 1 else factor[:, None])
@@ -150,18 +142,22 @@ class Objective(nn.Module):
             losses |= {f"adapter.{name}": value for name, value in adapted.losses.items()}
             total = total + sum(adapted.losses.values())
 
+        told = draw.condition
+        if self.guidance.nulls_clean:
+            clean |= {stream: emptied(clean[stream], rows) for stream, rows in told.nulled.items()}
+            told = replace(told, nulled={})
         noisy = {
             stream: flow.corrupt(clean[stream], inputs.noise[stream], draw.times[stream], spec.noise_scale)
             for stream, spec in self.specs.items()
         }
         draws = {name: inputs.generator.of(name).rand(*shape) for name, shape in self.backbone.draws.items()}
-        context = {**draw.condition.context, **inputs.extras, **draws}
+        context = {**told.context, **inputs.extras, **draws}
         step = Step(
             number=number,
             images=inputs.images,
             labels=inputs.labels,
             times=draw.times,
-            condition=replace(draw.condition, context=context) if context else draw.condition,
+            condition=replace(told, context=context) if context else told,
             clean=clean,
             noise=inputs.noise,
             noisy=noisy,
@@ -254,11 +250,15 @@ class Objective(nn.Module):
 
         Nothing is copied: what is changed in the tensors later changes the twin. This module is left alone.
         """
-        tensors = [*self.parameters(), *self.buffers()]
-        shared = {id(tensor): tensor for tensor in tensors} | {id(part): part for part in self.beside.values()}
-        twin = copy.deepcopy(self, shared)
+        twin = self.twin()
         twin.load_state_dict(state, assign=True)
         return twin.eval().requires_grad_(False)
+
+    def twin(self) -> "Objective":
+        """A copy of its modules that has their very weights and buffers, until other ones are put into it."""
+        tensors = [*self.parameters(), *self.buffers()]
+        shared = {id(tensor): tensor for tensor in tensors} | {id(part): part for part in self.beside.values()}
+        return copy.deepcopy(self, shared)
 
     def teach(self, state: Mapping[str, Tensor]) -> None:
         """Makes the network with these weights (the first EMA's tensors) the teacher of losses that ask one."""

@@ -10,7 +10,7 @@ from attrs.validators import ge, in_
 from jaxtyping import Float
 from torch import Tensor
 
-from vco.api import FEATURES, Loss, LossSetting, ReadsFeatures, Step, Tap, UserError, chosen_features
+from vco.api import FEATURES, Features, Loss, LossSetting, ReadsFeatures, Step, Tap, UserError, chosen_features
 
 
 @attrs.frozen(kw_only=True)
@@ -21,17 +21,20 @@ class AlignmentConfig(ReadsFeatures, Loss.Config):
     """Factor of this loss in the total, at least 0."""
     block: int = attrs.field(default=4, validator=ge(1))
     """Block whose tokens are aligned, at least 1, the first (REPA: 4 for B, 8 for L and larger; V-Co's B: 5)."""
-    target: Literal["encoder", "stream"] = attrs.field(default="encoder", validator=in_(("encoder", "stream")))
-    """What they are aligned to: the encoder's own tokens (REPA), or the clean feature stream that the adapter has made
-    of an encoder's (V-Co)."""
+    target: Literal["encoder", "features", "stream"] = attrs.field(
+        default="encoder", validator=in_(("encoder", "features", "stream"))
+    )
+    """What they are aligned to: the encoder's own tokens, its features as --features asks for them (with
+    --features.norm affine REPA's, resized as published), or the clean feature stream that the adapter has made of them
+    (V-Co)."""
 
 
 class AlignmentLoss(Loss):
     """Minus the cosine between projected hidden tokens and the encoder's tokens of the clean image, in [-1, 1].
 
     Hidden tokens are compared with the encoder's at the same positions, whichever of them the backbone kept. The target
-    is the encoder's stock view (`step.real`), or the feature stream without gradient. A subclass says how tokens are
-    projected and targets prepared.
+    is the encoder's stock view (`step.real`), its view for streams, or the feature stream without gradient. A subclass
+    says how tokens are projected and targets prepared.
 
     Raises:
         UserError: If the grid of the hidden tokens is not that of the target, or there is no stream to align to.
@@ -78,10 +81,17 @@ class AlignmentLoss(Loss):
         """The loss of each sample."""
         tap = step.denoised.taps[self.config.block]
         projected = self.project(tap)
-        of_stream = self.config.target == "stream"
-        tokens = step.clean[FEATURES] if of_stream else step.real(self.encoder).tokens
         with torch.autocast(projected.device.type, enabled=False):
-            return negative_cosine(projected, tap.of(self.prepared(tokens.detach().float())))
+            return negative_cosine(projected, self.targets(step, tap))
+
+    def targets(self, step: Step, tap: Tap) -> Float[Tensor, "b n e"]:
+        """What the projected tokens are aligned to, float32 and without gradient."""
+        tokens = step.clean[FEATURES] if self.config.target == "stream" else self.seen(step).tokens
+        return tap.of(self.prepared(tokens.detach().float()))
+
+    def seen(self, step: Step) -> Features:
+        """What the encoder says of the clean images."""
+        return step.features(self.encoder) if self.config.target == "features" else step.real(self.encoder)
 
 
 def negative_cosine(projected: Float[Tensor, "b n e"], target: Float[Tensor, "b n e"]) -> Float[Tensor, " b"]:

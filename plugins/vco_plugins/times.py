@@ -1,5 +1,6 @@
 """What the processes are made of: draws of times, the shift of a time, and which streams may go their own way."""
 
+import math
 from collections.abc import Mapping
 
 import attrs
@@ -8,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vco.api import IMAGE, Process, StreamSpec, UserError
+
+Draws = Float[Tensor, " b"]
+"""One random number a sample."""
 
 
 @attrs.frozen(kw_only=True)
@@ -20,15 +24,31 @@ class LogitNormalConfig(Process.Config):
     """Standard deviation of logit(t) in training, above 0."""
 
 
-def logit_normal(batch: int, mean: float, std: float, generator: torch.Generator) -> Float[Tensor, " b"]:
+def normal(batch: int, generator: torch.Generator) -> Draws:
+    """Returns standard normal float32 draws, on the generator's device."""
+    return torch.randn(batch, generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def logit_normal(batch: int, mean: float, std: float, generator: torch.Generator) -> Draws:
     """Returns sigmoid(mean + std * n) for standard normal n, float32 on the generator's device."""
-    normal = torch.randn(batch, generator=generator, device=generator.device, dtype=torch.float32)
-    return torch.sigmoid(mean + std * normal)
+    return torch.sigmoid(mean + std * normal(batch, generator))
 
 
-def uniform(batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+def uniform(batch: int, generator: torch.Generator) -> Draws:
     """Returns float32 draws from (0, 1], on the generator's device."""
     return 1 - torch.rand(batch, generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def along(steps: int, lead: float) -> tuple[Float[Tensor, " points"], Float[Tensor, " points"]]:
+    """Returns times of the image and of features that lead it, t_features = shift(t_image, lead), for so many steps.
+
+    Steps follow the length of that curve: of all times at which one of both is a multiple of 1 / steps, every second
+    one is kept.
+    """
+    half = math.sqrt(lead)  # both times as shifts of one that lies between them
+    even = grid(steps)
+    between = torch.cat([shift(even, half), shift(even, 1 / half)]).sort().values[::2]
+    return shift(between, 1 / half), shift(between, half)
 
 
 def grid(steps: int) -> Float[Tensor, " points"]:

@@ -50,6 +50,8 @@ class TwoBranchConfig(Guidance.Config):
         metadata={"sampling": True},
     )
     """`high` of streams that have another one, as in features=0.9."""
+    closed: bool = attrs.field(default=False, metadata={"sampling": True})
+    """Whether the times `low` and `high` themselves are guided (REPA, REG), or only those between (JiT)."""
     drop: float = attrs.field(default=0.1, validator=and_(ge(0.0), le(1.0)))
     """Probability that a training sample is given as in the null branch, in [0, 1]."""
 
@@ -99,7 +101,7 @@ class TwoBranchGuidance(Guidance):
 
     def _scale(self, stream: str, t: float) -> float:
         config = self.config
-        if not in_interval(t, *config.interval(stream)):
+        if not in_interval(t, *config.interval(stream), closed=config.closed):
             return 1.0
         return config.scale if stream == IMAGE or config.feature_scale is None else config.feature_scale
 

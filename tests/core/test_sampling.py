@@ -236,3 +236,13 @@ def test_an_image_does_not_depend_on_what_else_is_sampled() -> None:
     assert torch.equal(sample(run, objective, torch.tensor([1]), [6])[0], together[1])
     assert not torch.equal(sample(run, objective, torch.tensor([1]), [6], seed=1)[0], together[1])
     assert not torch.equal(sample(run, objective, torch.tensor([1]), [9])[0], together[1])
+
+
+@torch.no_grad()
+def test_the_second_evaluation_of_a_step_may_be_guided_as_the_first(asked: list[Asked]) -> None:
+    objective = toys.make(until=0.5).eval()  # guided below this time
+    for by_step in (False, True):
+        ask = GuidedVelocity(objective, LABELS, by_step=by_step)
+        for t, until in ((0.4, 0.6), (0.6, 0.6), (0.6, 0.8), (0.8, 0.8)):
+            ask(state(), *path(t, until))
+    assert [len(noisy[IMAGE]) for noisy, _, _ in asked] == [4, 2, 2, 2, 4, 4, 2, 2]

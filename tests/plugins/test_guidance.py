@@ -261,3 +261,36 @@ def test_only_structural_needs_a_backbone_that_blocks_attention() -> None:
 def test_impossible_settings_are_refused(kind: Any, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(reversed(options))):
         kind.Config(**options)
+
+
+@every
+def test_a_closed_interval_has_its_ends(kind: Any) -> None:
+    for closed in (False, True):
+        guidance = make(kind, scale=2.0, low=0.2, high=0.8, closed=closed)
+        for t in (0.2, 0.8):
+            assert (len(guidance.branches(LABELS, at(t))) == 2) == closed
+        assert len(guidance.branches(LABELS, at(0.5))) == 2
+        assert len(guidance.branches(LABELS, at(0.9))) == 1
+
+
+def test_representation_guidance_may_hide_clean_features_and_those_of_whole_batches() -> None:
+    guidance = make(Representation, drop=0.5, whole_batch=True, hides="clean")
+    assert guidance.nulls_clean
+    assert not make(Representation).nulls_clean
+    seen: set[bool] = set()
+    for seed in range(20):
+        rows = guidance.condition(LABELS, torch.Generator().manual_seed(seed)).nulled[FEATURES]
+        assert len(rows) == len(LABELS)
+        assert rows.all() or not rows.any()
+        seen.add(bool(rows.any()))
+    assert seen == {True, False}
+
+
+def test_the_weak_model_may_wait_for_clean_features() -> None:
+    guidance = make(Autoguidance, scale=2.0, low=0.0, when="features-given", label=False)
+    assert set(guidance.branches(LABELS, at(0.0, features=0.5))) == {"conditional", "null"}
+    assert set(guidance.branches(LABELS, at(0.5, features=1.0))) == {"conditional", "weak"}
+    velocity = {name: torch.full((3, 1), value) for name, value in ((IMAGE, 1.0), (FEATURES, 3.0))}
+    none = {name: torch.zeros(3, 1) for name in velocity}
+    guided = guidance.combine({"conditional": velocity, "null": none}, at(0.0, features=0.5))
+    assert torch.equal(guided[IMAGE], 2 * velocity[IMAGE])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vco.api import FEATURES, IMAGE, Process, ProcessSetting, StreamSpec, Times, UserError
+from vco_plugins.processes.aligned import Aligned
 from vco_plugins.processes.cascaded import Cascaded, CascadedNoised
 from vco_plugins.processes.independent import Independent
 from vco_plugins.processes.offset import Offset
@@ -24,7 +25,7 @@ FIVE_ERRORS = 5 * 0.5 / math.sqrt(DRAWS)
 """Five standard errors of a share of the draws."""
 
 
-def make(process: Any, **options: float) -> Any:
+def make(process: Any, **options: Any) -> Any:
     return process(process.Config(**options), ProcessSetting(streams=STREAMS))
 
 
@@ -36,7 +37,7 @@ def share(rows: torch.Tensor) -> float:
     return rows.float().mean().item()
 
 
-def shared(**options: float) -> Shared:
+def shared(**options: Any) -> Shared:
     return Shared(Shared.Config(**options), ProcessSetting(streams=TWO))
 
 
@@ -291,3 +292,23 @@ def test_features_that_are_clean_already_do_not_count() -> None:
     assert 0 < share(weights[FEATURES] == 0) < 1
     assert torch.equal(weights[FEATURES] == 0, times[FEATURES] == 1)
     assert torch.equal(weights[IMAGE], torch.ones(1000))
+
+
+def test_shared_times_may_be_uniform() -> None:
+    t = make(Shared, law="uniform").sample(DRAWS, torch.Generator().manual_seed(0))[IMAGE]
+    for bound in (0.1, 0.5, 0.9):
+        assert share(t < bound) == pytest.approx(bound, abs=FIVE_ERRORS)
+
+
+def test_the_mean_weight_of_an_aligned_time_is_that_of_the_samples_near_it() -> None:
+    process = make(Aligned, lead=4.0)
+    times, weights = process.draw(DRAWS, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(times[FEATURES], shift(times[IMAGE], 4.0))
+    expected = process.weight(times)[FEATURES]
+    for low in (0.05, 0.2, 0.5):
+        near = (times[IMAGE] > low) & (times[IMAGE] < low + 0.05)
+        assert near.sum() > 500
+        # five standard errors of a share
+        error = 2.5 / math.sqrt(int(near.sum()))
+        assert weights[FEATURES][near].mean().item() == pytest.approx(expected[near].mean().item(), abs=error)
+    assert share(weights[IMAGE] == 1) == pytest.approx(0.6, abs=FIVE_ERRORS)

@@ -31,6 +31,9 @@ class Guidance(Component, nn.Module):
 
     needs_blocking: bool = False
     """Whether it blocks attention edges, so that the backbone must support it."""
+    nulls_clean: bool = False
+    """Whether in training the *clean* streams of the rows in `Condition.nulled` are zeros, so that the network is shown
+    their noise alone, instead of `null`. Sampling shows `null` in any case."""
     weak_run: str | None = None
     """Folder of another run, whose EMA model evaluates the branch "weak"; None if there is no such branch."""
 

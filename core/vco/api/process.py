@@ -38,6 +38,11 @@ class Process(Component, nn.Module):
     def path(self, steps: int) -> Times:
         """Sampling times, float64 [steps + 1] per stream, never decreasing, from 0 to 1."""
 
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Times, Times]:
+        """Training times and their weights; for processes in which times do not tell the weights. Default: both."""
+        times = self.sample(batch, generator)
+        return times, self.weight(times)
+
     def weight(self, times: Times) -> Times:
         """Factor of the denoising loss per stream, of the shape of its times. Default: 1."""
         return {stream: torch.ones_like(t) for stream, t in times.items()}

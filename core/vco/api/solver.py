@@ -32,6 +32,9 @@ class SolverSetting:
 class Solver(Component):
     """Integrates dx = v dt for all streams along a path. Constructed as `Class(config, SolverSetting)`."""
 
+    guides_by_step: bool = False
+    """Whether all evaluations of a step are guided as its first one is, by the time at which the step begins; an
+    evaluation at the time that the step goes to is then its second. Otherwise each is guided by its own time."""
     needs_until: ClassVar[bool] = False
     """Whether it makes steps with mean velocities, so that the network must be told where a step goes."""
 

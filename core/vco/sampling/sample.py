@@ -52,7 +52,8 @@ def integrate(
         drawn = noise(shapes, indices, seed, *key)
         return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
 
-    guided = GuidedVelocity(objective, labels.to(device), until=run.solver.needs_until)
+    solver = run.solver
+    guided = GuidedVelocity(objective, labels.to(device), until=solver.needs_until, by_step=solver.guides_by_step)
 
     def watched(state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
         velocities = guided(state, times, until)
@@ -61,7 +62,7 @@ def integrate(
         return velocities
 
     path = objective.process.path(run.config.sample.steps)
-    return run.solver.integrate(watched, fresh("sampling"), path, lambda k: fresh("solver", k))
+    return solver.integrate(watched, fresh("sampling"), path, lambda k: fresh("solver", k))
 
 
 @torch.no_grad()

@@ -19,28 +19,36 @@ class GuidedVelocity:
     not evaluated at some times keeps what it had.
     """
 
-    def __init__(self, objective: Objective, labels: Int[Tensor, " b"], until: bool = False) -> None:
+    def __init__(
+        self, objective: Objective, labels: Int[Tensor, " b"], until: bool = False, by_step: bool = False
+    ) -> None:
         """Begins a batch.
 
         Args:
             objective: the model, with the weak one beside it where guidance has one.
             labels: class of each image.
             until: whether the network is told where a step goes, and answers with mean velocities.
+            by_step: whether the second evaluation of a step is guided as its first (`Solver.guides_by_step`).
         """
         self.objective = objective
         self.labels = labels
         self.until = until
+        self.by_step = by_step
+        self.began: Mapping[str, float] | None = None
         self.context: dict[str, Mapping[str, Tensor]] = {}
 
     def __call__(self, state: Streams, times: Mapping[str, float], until: Mapping[str, float]) -> Streams:
         """The guided velocity of every stream at these times, on the way to `until`."""
         guidance, weak = self.objective.guidance, self.objective.weak
-        branches = {name: self._told(name, told, until) for name, told in guidance.branches(self.labels, times).items()}
+        if self.began is None or not (self.by_step and times == until):
+            self.began = times
+        told = guidance.branches(self.labels, self.began)
+        branches = {name: self._told(name, condition, until) for name, condition in told.items()}
         weaker = {name: branches.pop(name) for name in ("weak",) if weak and name in branches}
         each = self._evaluate(self.objective, state, times, branches)
         if weak and weaker:
             each |= self._evaluate(weak, {stream: state[stream] for stream in weak.specs}, times, weaker)
-        return guidance.combine(each, times)
+        return guidance.combine(each, self.began)
 
     def _told(self, branch: str, condition: Condition, until: Mapping[str, float]) -> Condition:
         """A branch's condition, with what the network has left for it and the time that the step goes to."""

@@ -23,6 +23,7 @@ from vco.api import (
     sum_over_processes,
 )
 from vco_plugins.moments import EPS, Covariance, principal
+from vco_plugins.stream_grid import PlacedConfig, placed, placed_spec
 
 MOMENTUM: Final = 0.1
 VF_DISTANCE_MARGIN: Final = 0.25
@@ -63,7 +64,7 @@ class CoReDi(Adapter):
     couples_batch: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
-    class Config(ReadsFeatures, Adapter.Config):
+    class Config(PlacedConfig, ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         channels: int = attrs.field(default=8, validator=ge(1))
@@ -94,7 +95,7 @@ class CoReDi(Adapter):
     def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
         self.encoder, spec = chosen_features(setting.features, config.features)
-        tokens, width = spec.tokens
+        width = spec.tokens[1]
         channels = config.channels
         if channels > width:
             raise UserError(
@@ -102,7 +103,7 @@ class CoReDi(Adapter):
             )
         self.config = config
         self.needs_fit = config.init == "pca"
-        self.spec = StreamSpec(shape=(tokens, channels), grid=spec.grid)
+        self.grid, self.spec = spec.grid, placed_spec(config, spec, channels, setting)
         self.projection = nn.Parameter(torch.randn(width, channels) * width**-0.5)
         self.lift = nn.Parameter(torch.randn(channels, width) * channels**-0.5) if config.vf else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -134,7 +135,7 @@ class CoReDi(Adapter):
                 mean, variance, covariance = self.running_mean, self.running_var, None
             normal = (projected - mean) * (variance + EPS).rsqrt()
             losses = {} if covariance is None else self._regularisers(covariance, normal, tokens)
-        stream = normal if self.config.normalize else projected
+            stream = placed(normal if self.config.normalize else projected, self.grid, self.spec)
         value = (stream * self.config.scale).to(raw.dtype)
         target = value.detach() if self.config.stop_gradient else value
         return Adapted(value={FEATURES: value}, target={FEATURES: target}, losses=losses)

@@ -21,6 +21,7 @@ from vco.api import (
     chosen_features,
 )
 from vco_plugins.moments import EPS, Covariance, MeanSquare, principal
+from vco_plugins.stream_grid import PlacedConfig, placed, placed_spec
 
 
 class PCA(Adapter):
@@ -40,7 +41,7 @@ class PCA(Adapter):
     needs_fit = True
 
     @attrs.frozen(kw_only=True)
-    class Config(ReadsFeatures, Adapter.Config):
+    class Config(PlacedConfig, ReadsFeatures, Adapter.Config):
         """What a user may set."""
 
         channels: int = attrs.field(default=8, validator=ge(1))
@@ -56,13 +57,13 @@ class PCA(Adapter):
     def __init__(self, config: Config, setting: AdapterSetting) -> None:
         super().__init__()
         self.encoder, spec = chosen_features(setting.features, config.features)
-        tokens, width = spec.tokens
+        width = spec.tokens[1]
         if config.channels > width:
             raise UserError(
                 f"--adapter.channels {config.channels}: the features have {width} channels; choose at most that many"
             )
         self.config = config
-        self.spec = StreamSpec(shape=(tokens, config.channels), grid=spec.grid)
+        self.grid, self.spec = spec.grid, placed_spec(config, spec, config.channels, setting)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("projection", torch.eye(width, config.channels))
 
@@ -75,7 +76,7 @@ class PCA(Adapter):
         for images, features in batches:
             statistics.add(features[self.encoder].tokens)
             image.add(images)
-        inverse_std = (statistics.covariance.diagonal() + EPS).rsqrt()
+        inverse_std = statistics.covariance.diagonal().clamp_min(EPS).rsqrt()
         # the covariance of standardised channels, without a second pass
         covariance = statistics.covariance * inverse_std[:, None] * inverse_std
         variances, directions = principal(covariance, self.config.channels)
@@ -90,5 +91,6 @@ class PCA(Adapter):
         tokens = features[self.encoder].tokens
         with torch.autocast(tokens.device.type, enabled=False):
             stream = (tokens.float() - self.mean) @ self.projection
+            stream = placed(stream, self.grid, self.spec)
         stream = stream.to(tokens.dtype)
         return Adapted(value={FEATURES: stream}, target={FEATURES: stream})

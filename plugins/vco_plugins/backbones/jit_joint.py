@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, get_args
 import attrs
 import torch
 from attrs.validators import ge, in_, optional
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vco.api import (
@@ -26,28 +25,23 @@ from vco.api import (
 from vco_plugins.jit_config import Size, TransformerConfig, patch_grid, require_same_grid
 from vco_plugins.layers import (
     CLASS_TOKEN,
-    Attention,
     Block,
     ClassToken,
     Conditioning,
     Head,
     PatchEmbed,
     Rope2d,
-    StreamBlock,
     TimeEmbed,
     TokenEmbed,
-    Tokens,
-    Told,
-    joint_attention,
     linear,
     sincos_2d,
     told_together,
     unpatchify,
 )
 from vco_plugins.published import recognise
+from vco_plugins.trunk import Blocked, Merge, TrunkBlock
 
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
-Blocked = Mapping[tuple[str, str], Bool[Tensor, " b"]]
 
 
 def _leaves_a_trunk(config: "JiTJoint.Config", attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
@@ -218,19 +212,19 @@ class JiTJoint(Backbone):
             x[front] = torch.cat([self.class_token.embed(noisy[CLASS_TOKEN]), x[front]], dim=1)
         lengths = {name: tokens.shape[1] for name, tokens in x.items()}
 
-        tapped: list[Tensor] = []
+        tapped: list[tuple[Tensor, Streams]] = []
         for number, block in enumerate(self.blocks):
             if number == self.context_start:
                 x |= {name: torch.cat([context.to(x[name].dtype), x[name]], dim=1) for name in self.context_streams}
             x = block(x, c, self.rope, condition.blocked)
-            tapped.append(x[IMAGE][:, -patches:])
+            tapped.append((x[IMAGE][:, -patches:], self._beside(x, patches)))
         x = {name: tokens[:, -lengths[name] :] for name, tokens in x.items()}
         if self.merge is not None and self.own_blocks:
             x = self.merge.part(x[IMAGE], patches)
         x |= {name: layer(x[name]) for name, layer in self.own_inputs.items()}
         for blocks in self.own_blocks:
             x = {name: block(x[name], c, self.rope) for name, block in blocks.items()}
-            tapped.append(x[IMAGE][:, -patches:])
+            tapped.append((x[IMAGE][:, -patches:], self._beside(x, patches)))
 
         if "patches" in self.heads:
             both = self.heads["patches"](x[IMAGE][:, -patches:], c)
@@ -244,7 +238,7 @@ class JiTJoint(Backbone):
         positions = torch.arange(patches, device=c.device)
         return Denoised(
             clean={name: prediction.to(noisy[name].dtype) for name, prediction in clean.items()},
-            taps={number: Tap(tokens=tapped[number - 1], positions=positions) for number in taps},
+            taps={k: Tap(tokens=tapped[k - 1][0], positions=positions, others=tapped[k - 1][1]) for k in taps},
         )
 
     def block_modules(self) -> Sequence[nn.Module]:
@@ -252,6 +246,11 @@ class JiTJoint(Backbone):
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         return recognise(weights, "jit-joint", self.config)
+
+    def _beside(self, x: Streams, patches: int) -> Streams:
+        """The hidden class token, which stands in front of the last stream's patches."""
+        last = list(x.values())[-1]
+        return {CLASS_TOKEN: last[:, -patches - 1 : -patches]} if self.class_token is not None else {}
 
     def _placed(self, x: Streams) -> Streams:
         """Both streams' tokens, or those they are merged to, told their positions."""
@@ -268,48 +267,6 @@ class JiTJoint(Backbone):
             )
         if any(CLASS_TOKEN in edge for edge in blocked):
             raise UserError("backbone jit-joint blocks the class token with the stream it stands in, not on its own")
-
-
-class TrunkBlock(nn.Module):
-    """A transformer block of sequences with joint attention; they share its weights and, unless they `own` one, all."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, own: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.attention = Attention(width, heads, dropout)
-        self.streams: Any = nn.ModuleDict({name: StreamBlock(width, mlp_ratio, dropout) for name in own})
-        self.stream = None if own else StreamBlock(width, mlp_ratio, dropout)
-
-    def forward(self, x: Streams, c: Told, rope: Rope2d, blocked: Blocked) -> Streams:
-        """Every sequence's tokens [b, n, d] after the block."""
-        parts = {name: self.stream or self.streams[name] for name in x}
-        before = {name: parts[name].before(tokens, c) for name, tokens in x.items()}
-        attended = joint_attention({name: self.attention.project(h, rope) for name, (h, _) in before.items()}, blocked)
-        return {
-            name: parts[name].after(tokens, self.attention.merge(attended[name]), before[name][1])
-            for name, tokens in x.items()
-        }
-
-
-class Merge(nn.Module):
-    """The two tokens of a patch as one, by a linear layer over the channels of both where they are not added, and back.
-
-    Where streams have no blocks of their own (`own_width` None) there is no way back, as they share a head.
-    """
-
-    def __init__(self, width: int, own_width: int | None, concatenate: bool) -> None:
-        super().__init__()
-        self.input = linear(2 * width, width) if concatenate else None
-        names = (IMAGE, FEATURES) if own_width else ()
-        self.outputs: Any = nn.ModuleDict({name: linear(width, own_width or width) for name in names})
-
-    def join(self, x: Streams) -> Tokens:
-        """Returns the patches' tokens of streams whose channels are concatenated."""
-        assert self.input is not None, "streams that are added need no layer"
-        return self.input(torch.cat([x[IMAGE], x[FEATURES]], dim=-1))
-
-    def part(self, x: Tokens, patches: int) -> Streams:
-        """Returns both streams; a token in front of the patches goes with the features."""
-        return {name: layer(x[:, -patches:] if name == IMAGE else x) for name, layer in self.outputs.items()}
 
 
 def _check_streams(config: JiTJoint.Config, streams: Mapping[str, StreamSpec]) -> None:

@@ -3,11 +3,9 @@
 import attrs
 import torch
 from attrs.validators import and_, ge, gt, le, lt
-from jaxtyping import Float
-from torch import Tensor
 
 from vco.api import IMAGE, Process, ProcessSetting, Times, UserError
-from vco_plugins.times import grid, logit_normal, other_streams, shift, uniform
+from vco_plugins.times import Draws, grid, normal, other_streams, shift, uniform
 
 
 class Cascaded(Process):
@@ -54,17 +52,34 @@ class Cascaded(Process):
         self.others = other_streams(setting.streams)
 
     def sample(self, batch: int, generator: torch.Generator) -> Times:
-        config = self.config
         # every draw is made for every sample, so that none depends on the outcome of another
-        of_features = uniform(batch, generator) <= config.features_share
-        features = logit_normal(batch, config.features_mean, config.features_std, generator)
-        early = uniform(batch, generator) <= config.early_share
-        image = logit_normal(batch, config.mean, config.std, generator)
-        image = torch.where(early, uniform(batch, generator) / 2, image)
-        features = torch.where(of_features, features, self.given(batch, generator))
-        return {IMAGE: image.masked_fill(of_features, 0.0), **dict.fromkeys(self.others, features)}
+        phase, features = uniform(batch, generator), normal(batch, generator)
+        early, image = uniform(batch, generator), normal(batch, generator)
+        draws = (phase, features, early, image, uniform(batch, generator))
+        return self.times(*draws, given=self.given(batch, generator))
 
-    def given(self, batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+    def times(
+        self, phase: Draws, features: Draws, early: Draws, image: Draws, early_time: Draws, given: Draws
+    ) -> Times:
+        """Training times, made of random numbers.
+
+        Args:
+            phase: uniform, decides for a phase.
+            features: standard normal, for the features' time in their phase.
+            early: uniform, decides for an early time in the image's phase.
+            image: standard normal, for the image's time in its phase.
+            early_time: uniform, for an early time.
+            given: the features' time in the image's phase.
+        """
+        config = self.config
+        of_features = phase <= config.features_share
+        t_image = torch.sigmoid(config.mean + config.std * image)
+        t_image = torch.where(early <= config.early_share, early_time / 2, t_image)
+        t_features = torch.sigmoid(config.features_mean + config.features_std * features)
+        t_features = torch.where(of_features, t_features, given)
+        return {IMAGE: t_image.masked_fill(of_features, 0.0), **dict.fromkeys(self.others, t_features)}
+
+    def given(self, batch: int, generator: torch.Generator) -> Draws:
         """Times of the features that are given in the image's phase of training: clean ones."""
         return torch.ones(batch, device=generator.device)
 
@@ -101,5 +116,9 @@ class CascadedNoised(Cascaded):
 
     config: Config
 
-    def given(self, batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
-        return 1 - self.config.noise * uniform(batch, generator)
+    def given(self, batch: int, generator: torch.Generator) -> Draws:
+        return self.noised(uniform(batch, generator))
+
+    def noised(self, draws: Draws) -> Draws:
+        """The given features' times, made of uniform random numbers."""
+        return 1 - self.config.noise * draws

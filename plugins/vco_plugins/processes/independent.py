@@ -1,13 +1,11 @@
 """Independent times in training, so that sampling may take any path."""
 
-import math
-
 import attrs
 import torch
 from attrs.validators import gt
 
 from vco.api import IMAGE, Process, ProcessSetting, Times
-from vco_plugins.times import grid, other_streams, shift, uniform
+from vco_plugins.times import along, other_streams, shift, uniform
 
 
 class Independent(Process):
@@ -44,8 +42,5 @@ class Independent(Process):
         return {IMAGE: image, **dict.fromkeys(self.others, features)}
 
     def path(self, steps: int) -> Times:
-        # both times as shifts of one that lies between them
-        half = math.sqrt(self.config.lead)
-        even = grid(steps)
-        between = torch.cat([shift(even, half), shift(even, 1 / half)]).sort().values[::2]
-        return {IMAGE: shift(between, 1 / half), **dict.fromkeys(self.others, shift(between, half))}
+        image, features = along(steps, self.config.lead)
+        return {IMAGE: image, **dict.fromkeys(self.others, features)}

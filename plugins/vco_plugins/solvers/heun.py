@@ -1,6 +1,10 @@
 """Heun's method."""
 
 from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+from attrs.validators import in_
 
 from vco.api import Noise, Solver, SolverSetting, Streams, Times, Velocity
 
@@ -11,11 +15,23 @@ class Heun(Solver):
     The last step is Euler's, because the velocity's denominator 1 - t vanishes at its end. Streams may have
     times of their own; a stream whose time stands still in a step is left exactly as it is.
 
-    Source: Karras et al. (arXiv 2206.00364), algorithm 1; JiT (arXiv 2511.13720).
+    Source: Karras et al. (arXiv 2206.00364), algorithm 1; JiT (arXiv 2511.13720); REPA (arXiv 2410.06940) guides by
+        step.
     """
 
-    def __init__(self, config: Solver.Config, setting: SolverSetting) -> None:
+    @attrs.frozen(kw_only=True)
+    class Config(Solver.Config):
+        """What a user may set."""
+
+        guidance: Literal["evaluation", "step"] = attrs.field(
+            default="evaluation", validator=in_(("evaluation", "step"))
+        )
+        """What decides whether an evaluation is inside of guidance's interval: its own time (JiT), or the time at which
+        its step begins (REPA)."""
+
+    def __init__(self, config: Config, setting: SolverSetting) -> None:
         self.config = config
+        self.guides_by_step = config.guidance == "step"
 
     def integrate(self, velocity: Velocity, state: Streams, path: Times, noise: Noise) -> Streams:
         points = {name: times.tolist() for name, times in path.items()}
