@@ -32,6 +32,10 @@ class SingleProcessError(UserError):
     """
 
 
+class ReaderLostError(SingleProcessError, TrainingStoppedError):
+    """A process that reads images for this one was killed, or gives no answer."""
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A suffix for an error message: "; did you mean 'x'?", or nothing where no name is near."""
     near = difflib.get_close_matches(name, sorted(names), n=1)

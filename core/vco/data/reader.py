@@ -1,12 +1,8 @@
 """Reading images: in this process or in reader processes, in the order that is asked for."""
 
-import atexit
 import itertools
-import multiprocessing
-import signal
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -16,11 +12,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from vco.api import ImageSet
 from vco.config.settings import TrainConfig
-from vco.errors import SingleProcessError, UserError
+from vco.data.processes import LOST, deaths_noticed, ignore_signals, remembered
+from vco.errors import ReaderLostError, SingleProcessError, UserError
 from vco.randomness import generator
 
 TRIED: Final = 20
 """Images of the same class that are tried in the place of one that cannot be read."""
+PATIENCE: Final = 0.9
+"""Share of --train.timeout after which a reader is given up: before the processes that wait for this one do that."""
+NAMED: Final = 8
+"""Images that a message names by their numbers, at most."""
 Key = tuple[int, int]
 """Index of an image, and the epoch (its how-manyth visit) that its augmentation belongs to."""
 
@@ -83,23 +84,27 @@ def read(
 
     Raises:
         SingleProcessError: instead of the `UserError` of an image that cannot be read.
+        ReaderLostError: if a reader process is killed, or gives no answer.
     """
     to_read, to_tell = itertools.tee(batches)
     loader: DataLoader[Any] = DataLoader(
         _Images(images, seed),
         batch_sampler=to_read,  # pyright: ignore[reportArgumentType] (any iterable will do)
         num_workers=config.workers,
-        timeout=config.timeout if config.workers else 0,
-        worker_init_fn=_ignore_signals,
+        timeout=PATIENCE * config.timeout if config.workers else 0,
+        worker_init_fn=ignore_signals,
         collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         # without a generator of its own, starting the loader would draw from the ambient one
         generator=torch.Generator(),
     )
+    keys: Sequence[Key] = ()
     try:
-        with _remember_readers():
+        with remembered():
             found = iter(loader)
-        for keys, (pixels, extras, faults) in zip(to_tell, found, strict=True):
+        for keys in to_tell:
+            with deaths_noticed():
+                pixels, extras, faults = next(found)
             labels = images.labels[torch.tensor([index for index, _ in keys])]
             yield Batch(keys=keys, images=pixels, labels=labels, extras=extras, faults=faults)
     except UserError as error:
@@ -107,6 +112,21 @@ def read(
         # traceback would keep the other readers.
         sentence = str(error).splitlines()[-1].removeprefix("vco.errors.UserError: ") if config.workers else str(error)
         raise SingleProcessError(sentence) from error.with_traceback(None)
+    except RuntimeError as error:
+        if not str(error).startswith(LOST):
+            raise
+        raise ReaderLostError(_lost(error, keys, config)) from error.with_traceback(None)
+
+
+def _lost(error: RuntimeError, keys: Sequence[Key], config: TrainConfig) -> str:
+    """A sentence about a reader that was killed or hangs, with the images that were wanted of it."""
+    numbers = ", ".join(str(index) for index, _ in keys[:NAMED]) + ", ..." * (len(keys) > NAMED)
+    after = f"no answer for {PATIENCE * config.timeout:.0f} s, --train.timeout {config.timeout}"
+    what = f"hangs ({after})" if "timed out" in str(error) else f"was killed ({' '.join(str(error).split())})"
+    return (
+        f"training stopped: a process that reads images {what}; of the training set the images {numbers} were wanted. "
+        "The same command goes on; if memory was short, lower --train.workers"
+    )
 
 
 def chunks(indices: Sequence[int], size: int) -> list[list[Key]]:
@@ -122,34 +142,3 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] to uint8 [0, 255], rounding to nearest as JiT's evaluation does; values outside are clipped."""
     return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _ignore_signals(worker: int) -> None:
-    # A scheduler signals the whole process group: readers that died first would keep the trainer from saving.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-_READERS: set[BaseProcess] = set()
-"""Reader processes that were started, to be ended with this process."""
-
-
-@contextmanager
-def _remember_readers() -> Generator[None]:
-    """Notes the processes that are started inside."""
-    before = set(multiprocessing.active_children())
-    try:
-        yield
-    finally:
-        readers = set(multiprocessing.active_children()) - before
-        if readers and not _READERS:
-            atexit.register(_end_readers)
-        _READERS.update(readers)
-
-
-def _end_readers() -> None:
-    # multiprocessing would send those that an error has left over a SIGTERM, which they ignore, and then wait for ever
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch reports readers that are killed as failures
-    for reader in _READERS:
-        reader.kill()

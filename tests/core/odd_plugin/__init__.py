@@ -26,6 +26,8 @@ def vco_losses() -> dict[str, str]:
 def vco_data() -> dict[str, str]:
     return {
         "crashing": "odd_plugin.data:Crashing",
+        "deadly": "odd_plugin.data:Deadly",
+        "endless-for-one": "odd_plugin.data:EndlessForOne",
         "shapeless": "odd_plugin.data:Shapeless",
         "spoilt": "odd_plugin.data:Spoilt",
         "spoilt-for-one": "odd_plugin.data:SpoiltForOne",

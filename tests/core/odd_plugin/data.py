@@ -1,6 +1,9 @@
 """Images of which one cannot be read."""
 
+import multiprocessing
 import os
+import signal
+import time
 
 import torch
 from jaxtyping import Int, UInt8
@@ -49,6 +52,34 @@ class SpoiltForOne(Spoilt):
 
     def train(self) -> ImageSet:
         return _Images(UserError("image 17 cannot be read; replace it"), fatal=os.environ.get("RANK") == "1")
+
+
+class _KillingImages(_Images):
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        if index == 17 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().image(index, None)
+
+
+class Deadly(Spoilt):
+    """Gray squares, one of which kills the process that reads it, unless that is the training process."""
+
+    def train(self) -> ImageSet:
+        return _KillingImages(UserError("not used"))
+
+
+class _EndlessImages(_Images):
+    def image(self, index: int, generator: torch.Generator | None) -> UInt8[Tensor, "c h w"]:
+        if self.fatal and index == 17 and multiprocessing.parent_process() is not None:
+            time.sleep(600)
+        return super().image(index, None)
+
+
+class EndlessForOne(Spoilt):
+    """Gray squares, one of which a reader of process 1 never finishes to read."""
+
+    def train(self) -> ImageSet:
+        return _EndlessImages(UserError("not used"), fatal=os.environ.get("RANK") == "1")
 
 
 class Shapeless(Spoilt):
