@@ -94,7 +94,7 @@ class Encoder(FeatureSource):
     """Resize of `forward`."""
     loss_resize: ClassVar[Resize] = Resize("bilinear", antialias=False)
     """Resize of `perceive`."""
-    own_resolution: ClassVar[int] = 224
+    own_resolution: int = 224
     """Side that images are resized to, where the config does not say one."""
     config_file: ClassVar[str] = "config.json"
     weight_files: ClassVar[tuple[str, ...]] = SAFETENSORS
@@ -109,7 +109,7 @@ class Encoder(FeatureSource):
         first, _, named = config.weights.partition(":")
         self.random = first == RANDOM
         """Whether it is a control: the network with initial weights, which know nothing."""
-        self.weights = (named or type(config)().weights) if self.random else config.weights
+        self.weights = (named or type(self.config)().weights) if self.random else config.weights
         """The weights, or of a control those whose network it has."""
         channels, height, width = setting.image_shape
         if channels not in (1, 3) or height != width:

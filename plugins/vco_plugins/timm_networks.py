@@ -76,7 +76,7 @@ class TimmEncoder(Encoder):
         resolution = self.config.resolution or self.own_resolution
         with readable(folder or Path(self.weights)), torch.device("meta"):  # sizes without memory
             network: Any = _create(found, resolution)
-            if not isinstance(network, nn.Module) or not hasattr(network, "feature_info"):
+            if not hasattr(network, "feature_info"):
                 raise _neither(found.model)
         stages, classes = network.feature_info, int(found.own.get("num_classes") or 0)
         if is_vit(network):

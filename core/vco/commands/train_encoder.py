@@ -171,7 +171,8 @@ def _build(recipe: "type[Recipe]", config: Any, data: "Data", plan: "Plan") -> "
         steps=plan.steps,
         steps_per_epoch=len(plan.images) // plan.batch_size,
     )
-    return recipe(config, setting)
+    build: Any = recipe
+    return build(config, setting)
 
 
 def _describe(args: argparse.Namespace, recipe: "Recipe", plan: "Plan", device: Any) -> str:

@@ -32,10 +32,10 @@ class _Digits(Recipe):
                 "this network is made for 8x8 digits; train it with --data digits, or take --features timm."
             )
         self.config, self.setting = config, setting
-        self.network = nn.ModuleDict(self.parts())
+        self.network = self.parts = nn.ModuleDict(self.made())
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.rate, weight_decay=0.05)
 
-    def parts(self) -> dict[str, nn.Module]:
+    def made(self) -> dict[str, nn.Module]:
         """The network, under that name, and what helps to train it."""
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ class _Digits(Recipe):
     def write(self, folder: Path) -> FeatureSource:
         from safetensors.torch import save_file
 
-        network = copy.deepcopy(self.network["network"]).cpu().half()
+        network = copy.deepcopy(self.parts["network"]).cpu().half()
         save_file(network.state_dict(), folder / self.file)
         source = self.source(self.source.Config(), FeatureSetting(image_shape=(1, 8, 8)))
         source.network = network.float().requires_grad_(False).eval()
@@ -62,7 +62,7 @@ class DigitsViTRecipe(_Digits):
     source: ClassVar[type[Any]] = digits_vit.DigitsViT
     file: ClassVar[str] = "digits_vit.safetensors"
 
-    def parts(self) -> dict[str, nn.Module]:
+    def made(self) -> dict[str, nn.Module]:
         return {
             "network": digits_vit.Network(),
             "patch_classifier": nn.Linear(digits_vit.WIDTH, digits_vit.CLASSES),
@@ -70,13 +70,14 @@ class DigitsViTRecipe(_Digits):
         }
 
     def loss(self, images: Float[Tensor, "b 1 8 8"], labels: Int[Tensor, " b"]) -> Tensor:
-        images, network, parts = jittered(images), self.network["network"], self.network
+        network: Any = self.parts["network"]
+        images = jittered(images)
         hidden = network.norm(network(images))
         patches = F.unfold(images, digits_vit.PATCH, stride=digits_vit.PATCH).transpose(1, 2)
         return (
             F.cross_entropy(network.classifier(hidden[:, 0]), labels, label_smoothing=0.1)
-            + F.cross_entropy(parts["patch_classifier"](hidden[:, 1:].mean(1)), labels, label_smoothing=0.1)
-            + F.mse_loss(parts["painter"](hidden[:, 1:]), patches)
+            + F.cross_entropy(self.parts["patch_classifier"](hidden[:, 1:].mean(1)), labels, label_smoothing=0.1)
+            + F.mse_loss(self.parts["painter"](hidden[:, 1:]), patches)
         )
 
 
@@ -88,13 +89,14 @@ class DigitsCNNRecipe(_Digits):
     source: ClassVar[type[Any]] = digits_cnn.DigitsCNN
     file: ClassVar[str] = "digits_cnn.safetensors"
 
-    def parts(self) -> dict[str, nn.Module]:
+    def made(self) -> dict[str, nn.Module]:
         return {"network": digits_cnn.Network(), "painter": nn.Linear(digits_cnn.WIDTH, digits_cnn.SIDE**2)}
 
     def loss(self, images: Float[Tensor, "b 1 8 8"], labels: Int[Tensor, " b"]) -> Tensor:
-        images, network = jittered(images), self.network["network"]
+        network: Any = self.parts["network"]
+        images = jittered(images)
         pooled = network(images).mean(1)
-        drawn = F.mse_loss(self.network["painter"](pooled), images.flatten(1))
+        drawn = F.mse_loss(self.parts["painter"](pooled), images.flatten(1))
         return F.cross_entropy(network.classifier(pooled), labels, label_smoothing=0.1) + drawn
 
 

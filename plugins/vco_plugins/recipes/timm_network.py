@@ -72,8 +72,8 @@ class TimmRecipe(Recipe):
         """Whether weights are written in half precision, which halves the file."""
 
     def __init__(self, config: Config, setting: RecipeSetting) -> None:
-        from timm.optim import create_optimizer_v2
-        from timm.scheduler import CosineLRScheduler
+        from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+        from timm.scheduler import CosineLRScheduler  # pyright: ignore[reportPrivateImportUsage]
 
         channels, height, width = setting.image_shape
         if channels not in (1, 3) or height != width:
@@ -90,7 +90,7 @@ class TimmRecipe(Recipe):
         self.augment = self._augmentation()
         learn = self._learn_classes() if self.supervised else two_views(encoder, parts, self._viewed)
         self._learn: Callable[[Tensor, Tensor], Tensor] = learn
-        self.network = nn.ModuleDict(parts)
+        self.network = self.parts = nn.ModuleDict(parts)
         self.optimizer = create_optimizer_v2(
             self.network, opt="adamw", lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -112,7 +112,7 @@ class TimmRecipe(Recipe):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         decay = min(AVERAGED, (1 + step) / (10 + step))  # so that initial weights are soon forgotten
-        now, average = self.network["encoder"].state_dict(), self.network["average"].state_dict()
+        now, average = self.parts["encoder"].state_dict(), self.parts["average"].state_dict()
         for name, tensor in average.items():
             if tensor.is_floating_point():
                 tensor.lerp_(now[name], 1 - decay)
@@ -122,7 +122,7 @@ class TimmRecipe(Recipe):
     def write(self, folder: Path) -> FeatureSource:
         from timm.models import save_for_hf
 
-        network: Any = copy.deepcopy(self.network["average"]).cpu().eval()
+        network: Any = copy.deepcopy(self.parts["average"]).cpu().eval()
         network = network.half() if self.config.half else network
         half = (0.5, 0.5, 0.5)  # pixels in [0, 1] then become images in [-1, 1], which it was trained on
         own = {"mean": half, "std": half, "input_size": (3, self.side, self.side), "crop_pct": 1.0}
@@ -184,7 +184,7 @@ class TimmRecipe(Recipe):
 
     def _learn_classes(self) -> Callable[[Tensor, Tensor], Tensor]:
         from timm.data import Mixup  # pyright: ignore[reportPrivateImportUsage]
-        from timm.loss import SoftTargetCrossEntropy
+        from timm.loss import SoftTargetCrossEntropy  # pyright: ignore[reportPrivateImportUsage]
 
         mixed = Mixup(
             mixup_alpha=0.3, cutmix_alpha=1.0, prob=self.config.mix, label_smoothing=0.1,
@@ -195,7 +195,7 @@ class TimmRecipe(Recipe):
         def learn(images: Tensor, labels: Tensor) -> Tensor:
             even = len(images) // 2 * 2  # images are mixed in pairs
             views, targets = mixed(self._viewed(images[:even]), labels[:even])
-            return criterion(self.network["encoder"](views), targets)
+            return criterion(self.parts["encoder"](views), targets)
 
         return learn
 
