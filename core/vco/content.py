@@ -8,6 +8,7 @@ from torch import nn
 
 from vco.api import Data, ImageSet
 from vco.errors import UserError
+from vco.pieces import whole
 
 SHOWN = 12
 """Digits of a hash that messages show."""
@@ -27,10 +28,13 @@ def of_data(data: Data) -> str:
 
 
 def of_weights(network: nn.Module) -> str:
-    """SHA-256 of all parameters and saved buffers of a network, whatever they are called and in whatever order."""
+    """SHA-256 of all parameters and saved buffers of a network, whatever they are called and in whatever order.
+
+    Where processes share weights out, every one of them calls this.
+    """
     digests: list[str] = []
     for tensor in network.state_dict().values():
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        content = whole(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         digests.append(f"{tuple(tensor.shape)} {hashlib.sha256(content).hexdigest()}")
     return _joined(sorted(digests))
 

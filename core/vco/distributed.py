@@ -1,6 +1,6 @@
 """The processes of a run: how they connect, and how an error of one becomes an error of all."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, Literal
@@ -62,6 +62,11 @@ def disconnect_processes(accelerator: Accelerator) -> None:
     while _beating:
         _beating.pop().close()
     accelerator.end_training()
+
+
+def exchange(topic: str) -> Callable[[str], Sequence[str]]:
+    """What tells all processes of a run something, and hears what each of them says (`Heartbeats.exchange`)."""
+    return _beating[-1].exchange(topic) if _beating else lambda said: [said]
 
 
 @contextmanager

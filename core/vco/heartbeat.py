@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import CDLL
 from typing import Any, Final
@@ -36,7 +37,7 @@ class Heartbeats:
         default = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         self.store: Any = PrefixStore("vco", default)
         self.rank, self.count, self.timeout = dist.get_rank(), dist.get_world_size(), timeout
-        self.meetings = 0
+        self._meet = self.exchange("here")
         self._ended = threading.Event()
         threading.Thread(target=self._send, daemon=True).start()
 
@@ -50,13 +51,34 @@ class Heartbeats:
         Raises:
             TrainingStoppedError: if one has given no sign of life for `timeout` seconds, with its number.
         """
-        self.meetings += 1
-        here = [f"here/{self.meetings}/{rank}" for rank in range(self.count)]
-        self.store.set(here[self.rank], "")
-        self.store.delete_key(f"here/{self.meetings - 2}/{self.rank}")  # everybody has left that meeting
+        self._meet("")
+
+    def exchange(self, topic: str) -> Callable[[str], list[str]]:
+        """What tells all processes something, and hears what each of them says, in the order of processes.
+
+        It waits as `meet` does. Each process calls it equally often, from whichever thread.
+
+        Args:
+            topic: a name that no other exchange has.
+        """
+        number = 0
+
+        def exchanged(said: str) -> list[str]:
+            nonlocal number
+            number += 1
+            keys = [f"{topic}/{number}/{rank}" for rank in range(self.count)]
+            self.store.set(keys[self.rank], said)
+            self.store.delete_key(f"{topic}/{number - 2}/{self.rank}")  # all have come to the one after: they know it
+            self._await(keys)
+            return [self.store.get(key).decode() for key in keys]
+
+        return exchanged
+
+    def _await(self, keys: Sequence[str]) -> None:
+        """Waits for a key of each process; raises as `meet` does."""
         since, seen = dict.fromkeys(range(self.count), time.monotonic()), self._beats()
         pause = 0.001
-        while absent := [rank for rank, key in enumerate(here) if not self.store.check([key])]:
+        while absent := [rank for rank, key in enumerate(keys) if not self.store.check([key])]:
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
             beats, now = self._beats(), time.monotonic()

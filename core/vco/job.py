@@ -107,6 +107,7 @@ def _work(invocation: Invocation, accelerator: Accelerator, folder: RunFolder, d
         run.load()
         run = attrs.evolve(run, facts=_facts(run, folder))
         load_weak(run, invocation.catalog, accelerator.device)
+    with errors_shared():
         training = Training(run, accelerator, folder)
         training.begin()
         if training.step > steps:
@@ -177,9 +178,10 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
     """Evaluates the trained model and writes the report."""
     folder, steps = training.folder, training.step
     results = training.evaluation.score(training.averaged())
-    if training.accelerator.is_main_process:
-        if invocation.refresh:
-            training.sample()
+    if invocation.refresh:
+        training.sample()
+    main = training.accelerator.is_main_process
+    if main:
         folder.report.unlink(missing_ok=True)  # until there is one of this score
         folder.record(invocation, training.run.facts)
         if results:
@@ -187,7 +189,8 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
             log_scores(training.accelerator, steps, [result.plain() for result in results])
         else:
             folder.eval.unlink(missing_ok=True)
-        write_trajectory(training.run, training.averaged(), folder, training.accelerator)
+    write_trajectory(training.run, training.averaged(), folder, training.accelerator)
+    if main:
         write_report(folder)
     scores = " | ".join(f"{r.score.name} {r.score.value:.3f}" for r in results)
     done = f"{scores} of the EMA model" if results else "not scored (--metric none)"

@@ -48,7 +48,7 @@ def piece_of(tensor: Tensor) -> Piece:
     shape = tuple(tensor.shape)
     if not shared_out(tensor):
         return Piece(rows=tensor.detach(), shape=shape)
-    placements: "tuple[Placement, ...]" = tensor.placements
+    placements: tuple[Placement, ...] = tensor.placements
     if all(placement.is_replicate() for placement in placements):
         return Piece(rows=local(tensor), shape=shape)
     if len(placements) > 1 or not all(placement.is_shard(0) for placement in placements):

@@ -54,6 +54,7 @@ def session(invocation: Invocation, accelerator: Accelerator, step: int) -> dict
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "processes": accelerator.num_processes,
         "accumulation": invocation.config.train.accumulation,
+        "sharding": invocation.config.train.sharding if accelerator.num_processes > 1 else "none",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": accelerator.mixed_precision,
         "threads": torch.get_num_threads(),

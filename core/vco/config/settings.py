@@ -28,6 +28,9 @@ class TrainConfig:
     """Images of each class in a batch, which then holds batch_size / samples_per_class classes; 0 = plain shuffling."""
     accumulation: int = field(default=1, validator=[ge(1), _divides_batch])
     """Forward passes per optimizer step; must divide the batch."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """Whether several processes share the weights of the network out, with its averages and optimizer state (FSDP2), in
+    place of holding a copy each: for networks that are too large for one device."""
     checkpoint_blocks: bool = False
     """Whether the network's blocks are computed a second time in the backward pass, in place of keeping all that is in
     them: a third more arithmetic for far less memory, and the same result to the bit."""

@@ -22,6 +22,7 @@ from vco.evaluation.protocol import digest
 from vco.evaluation.reference import DataReference, Reference
 from vco.evaluation.results import Result, results_of
 from vco.objective import Objective
+from vco.pieces import in_pieces
 from vco.run import Run
 from vco.sampling.labels import labels_of
 from vco.sampling.sample import sample_many
@@ -104,7 +105,9 @@ class Evaluation:
         labels, mine = self.labels(seed), self.measure.share(self.run.config.eval.samples)
         checks = Checks()
         with self.accelerator.autocast():
-            batches = sample_many(self.run, objective, labels[list(mine)], mine, self.device, seed)
+            batches = sample_many(
+                self.run, objective, labels[list(mine)], mine, self.device, seed, self._most(objective)
+            )
             generated = self.measure.gather(batches, len(mine), "sampling", generated=True, checks=checks)
         results: list[Result] = []
         for reference, (values, _) in zip(prepared, real, strict=True):
@@ -116,6 +119,12 @@ class Evaluation:
         self._say(noted)
         made = {**self.how_made(objective, seed), "images_sha256": checks.hash, "notes": noted}
         return [attrs.evolve(result, made=made) for result in results]
+
+    def _most(self, objective: Objective) -> int:
+        """The batches of the process that has most images, where all have to make equally many; else 0."""
+        config = self.run.config
+        images = -(-config.eval.samples // self.accelerator.num_processes)
+        return -(-images // config.sample.batch_size) if in_pieces(objective) else 0
 
     def how_made(self, objective: Objective, seed: int) -> dict[str, Any]:
         """How the images of a model are made and measured, as plain data.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 
 import torch
 from jaxtyping import Int, UInt8
@@ -16,7 +15,6 @@ from vco.objective import Objective
 from vco.randomness import noise
 from vco.run import Run
 from vco.sampling.velocity import GuidedVelocity
-from vco.storage.files import write_atomic
 
 Watch = Callable[[Mapping[str, float], Streams, Streams], None]
 """(time of each stream, noisy streams, guided velocities): told of every evaluation on the way from noise to data."""
@@ -100,21 +98,34 @@ def sample_many(
     indices: Sequence[int],
     device: torch.device | str = "cpu",
     seed: int | None = None,
+    at_least: int = 0,
 ) -> Iterator[UInt8[Tensor, "b c h w"]]:
-    """Images as `sample` makes them, in batches of the run's size for sampling."""
+    """Images as `sample` makes them, in batches of the run's size for sampling.
+
+    Args:
+        run: settings and solver.
+        objective: the model, on `device`.
+        labels: class of each image.
+        indices: number of each image.
+        device: where the network is.
+        seed: seed of the noise; by default the run's.
+        at_least: batches that are made at least; those beyond the images are of one that nobody gets. Processes that
+            share the weights out have to make equally many.
+    """
     size = run.config.sample.batch_size
-    for start in range(0, len(indices), size):
+    starts = range(0, len(indices), size)
+    for start in starts:
         rows = slice(start, start + size)
         yield sample(run, objective, labels[rows], indices[rows], device, seed)
+    for _ in range(len(starts), at_least):
+        sample(run, objective, torch.zeros(1, dtype=torch.long), [0], device, seed)
 
 
-def sample_grid(run: Run, objective: Objective, path: Path, device: torch.device | str = "cpu") -> None:
-    """Writes a PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
+def sample_grid(run: Run, objective: Objective, device: torch.device | str = "cpu") -> bytes:
+    """A PNG of samples, the same noise and labels at every call: columns are classes, rows are noises."""
     columns = grid_classes(run.facts.num_classes)
     labels = columns.repeat(run.config.sample.grid_rows)
-    images = sample(run, objective, labels, range(len(labels)), device)
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, encode_png(images, len(columns)))
+    return encode_png(sample(run, objective, labels, range(len(labels)), device), len(columns))
 
 
 def grid_classes(num_classes: int) -> Int[Tensor, " columns"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -152,6 +153,19 @@ def load(path: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error})") from error
     return Checkpoint(step=state["step"], tensors=tensors, state=state)
+
+
+def outline(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step with tensors on the meta device; nothing but names and shapes is read, or checked.
+
+    Raises:
+        OSError, ValueError, SafetensorError: if it is damaged so far that these cannot be read.
+    """
+    tensors = {
+        stem: {name: torch.empty(shape, device="meta") for name, shape in stored.shapes.items()}
+        for stem, stored in open_tensors(step_path(folder, step)).items()
+    }
+    return Checkpoint(step=step, tensors=tensors, state=state_of(folder, step))
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vco.pieces import Piece, piece_of
+from vco.pieces import Piece, local, piece_of
 from vco.storage.files import fingerprint, fsync
 
 Pieces = Mapping[str, Mapping[str, Piece]]
@@ -110,14 +110,17 @@ class StoredTensors(Mapping[str, Tensor]):
             OSError, SafetensorError, ValueError: if it is none, or says of a tensor what another one denies.
         """
         file: Any = safe_open(path, framework="pt")
-        rows: dict[str, Any] = json.loads((file.metadata() or {}).get("pieces", "{}"))
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            here = tuple(file.get_slice(name).get_shape())
-            piece: Mapping[str, Any] = rows.get(name, {"start": 0, "shape": here})
-            shape, start = tuple(piece["shape"]), int(piece["start"])
-            if self.shapes.setdefault(name, shape) != shape:
-                raise ValueError(f"the pieces of {name} are of tensors of several shapes")
-            self._found.setdefault(name, []).append((start, here[0] if here else 1, file))
+        try:
+            rows: dict[str, Any] = json.loads((file.metadata() or {}).get("pieces", "{}"))
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                here = tuple(file.get_slice(name).get_shape())
+                piece: Mapping[str, Any] = rows.get(name, {"start": 0, "shape": here})
+                shape, start = tuple(map(int, piece["shape"])), int(piece["start"])
+                if self.shapes.setdefault(name, shape) != shape or shape[1:] != here[1:]:
+                    raise ValueError(f"the pieces of {name} are of tensors of several shapes")
+                self._found.setdefault(name, []).append((start, here[0] if here else 1, file))
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path.name} does not say what its pieces are of") from error
 
     def require_whole(self) -> None:
         """Raises `ValueError` if rows of a tensor are missing, or stand there twice."""
@@ -163,9 +166,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensors]:
     """
     stored: dict[str, StoredTensors] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        match = NAME.fullmatch(path.name)
-        assert match is not None
-        stored.setdefault(match["stem"], StoredTensors()).add(path)
+        stored.setdefault(NAME.sub(r"\g<stem>", path.name), StoredTensors()).add(path)
     for tensors in stored.values():
         tensors.require_whole()
     return stored
@@ -180,11 +181,13 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def fill(target: Tensor, tensors: Mapping[str, Tensor], name: str) -> None:
     """Gives a tensor the values of another one of its shape: its own rows of it, where processes share it out."""
+    local(target).copy_(rows_for(target, tensors, name))
+
+
+def rows_for(target: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Of a tensor the rows that this process holds of another one of its shape."""
     piece = piece_of(target)
     if piece.is_whole:
-        piece.rows.copy_(tensors[name])
-        return
+        return tensors[name]
     start, stop = piece.start, piece.start + len(piece.rows)
-    piece.rows.copy_(
-        tensors.rows(name, start, stop) if isinstance(tensors, StoredTensors) else tensors[name][start:stop]
-    )
+    return tensors.rows(name, start, stop) if isinstance(tensors, StoredTensors) else tensors[name][start:stop]

@@ -1,9 +1,11 @@
 """Running averages (EMA) of everything a run trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from vco.pieces import local
 
 
 class EMA:
@@ -14,12 +16,22 @@ class EMA:
     does the same but reads a counter back from the device at every step, which makes the host wait.
     """
 
-    def __init__(self, module: nn.Module, decays: Sequence[float]) -> None:
+    def __init__(self, module: nn.Module, decays: Sequence[float], first: Mapping[str, Tensor] | None = None) -> None:
+        """Begins where the module is.
+
+        Args:
+            module: what is averaged; of weights that processes share out, each averages its own rows.
+            decays: a rate for each average.
+            first: tensors that the first average is to live in, equal to the module's; by default new ones.
+        """
         self.decays = tuple(decays)
         self.module = module
         self.averages: list[dict[str, Tensor]] = [
-            {name: value.detach().clone() for name, value in module.state_dict().items()} for _ in decays
+            {name: value.detach().clone() for name, value in module.state_dict().items()}
+            for _ in self.decays[0 if first is None else 1 :]
         ]
+        if first is not None and self.decays:
+            self.averages.insert(0, dict(first))
 
     @torch.no_grad()
     def update(self) -> None:
@@ -28,7 +40,7 @@ class EMA:
         floating = [name for name, value in current.items() if value.is_floating_point()]
         for decay, average in zip(self.decays, self.averages, strict=True):
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-                [average[n] for n in floating], [current[n] for n in floating], 1.0 - decay
+                [local(average[n]) for n in floating], [local(current[n]) for n in floating], 1.0 - decay
             )
             for name in current.keys() - set(floating):
-                average[name].copy_(current[name])
+                local(average[name]).copy_(local(current[name]))

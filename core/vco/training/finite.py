@@ -1,12 +1,15 @@
 """What is done about a gradient that is not finite: the run stops, leaves the step out, or goes back."""
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vco.errors import TrainingStoppedError
+from vco.training.gradients import all_finite, gradients_of
 
 MOST: Final = 20
 """Steps in a row that are left out, and times that a run goes back, before it stops all the same."""
@@ -15,9 +18,9 @@ MOST: Final = 20
 class Finite:
     """Guards the weights, the averages and the buffers of a run against gradients with NaN or infinity.
 
-    The gradient that data-parallel processes have averaged is the same in all of them, so that all decide alike. With
-    the policy "stop" nothing is looked at here: what is logged is, and what is saved. The other two wait for the device
-    once a step.
+    The gradient that data-parallel processes have averaged is the same in all of them, and those that share it out tell
+    each other, so that all decide alike. With the policy "stop" nothing is looked at here: what is logged is, and what
+    is saved. The other two wait for the device once a step.
     """
 
     def __init__(
@@ -47,8 +50,7 @@ class Finite:
         """
         if self.policy == "stop":
             return False
-        found = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        if bool(torch.stack([gradient.isfinite().all() for gradient in found]).all()):
+        if all_finite(gradients_of(self.parameters.values())):
             self._in_a_row = 0
             return False
         for parameter in self.parameters.values():
@@ -73,3 +75,21 @@ class Finite:
     def counts(self) -> dict[str, float]:
         """What is logged."""
         return {} if self.policy == "stop" else {"skipped_steps": float(self.skipped), "returns": float(self.returns)}
+
+
+def require_finite(values: Mapping[str, float], step: int, checkpoints: Path) -> None:
+    """Raises `TrainingStoppedError` if a value that was measured after a step is NaN or infinite.
+
+    Args:
+        values: name -> value.
+        step: optimizer steps done.
+        checkpoints: the folder of the run's checkpoints, for the message.
+    """
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        some = checkpoints.exists()
+        saved = f"the checkpoints in {checkpoints} are from before that" if some else "nothing was saved yet"
+        raise TrainingStoppedError(
+            f"training stopped: {', '.join(bad)} became NaN or infinite by step {step}; {saved}. Add "
+            "--train.on-nan skip (or rollback) to the same command, or begin a new run with a lower "
+            "--train.learning-rate (--from goes on with these weights)"
+        )

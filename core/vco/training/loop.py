@@ -1,8 +1,10 @@
 """The training loop on Accelerate: our own checkpoints, counted randomness, and an exit that saves.
 
-Accelerate gives devices, DDP and autocast. The host waits for the device only where it logs, samples or saves.
+Accelerate gives devices, DDP and autocast; `sharding` stands in for DDP where weights are shared out. The host waits
+for the device only where it logs, samples or saves.
 """
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from vco.distributed import errors_shared
@@ -21,10 +23,10 @@ from vco.evaluation.records import forget_after
 from vco.evaluation.results import record_results
 from vco.folder import RunFolder
 from vco.objective import Objective
+from vco.pieces import whole
 from vco.randomness import seed_of
 from vco.reporting.live import LiveReport, ended
 from vco.run import Run
-from vco.storage import checkpoint
 from vco.storage.checkpoint import Checkpoint
 from vco.storage.files import write_atomic
 from vco.storage.metrics_file import keep_lines
@@ -32,20 +34,16 @@ from vco.training.agreeing import agreed_checkpoint
 from vco.training.batches import Batches
 from vco.training.cost import cost_of
 from vco.training.ema import EMA
-from vco.training.finite import Finite
+from vco.training.finite import Finite, require_finite
 from vco.training.fitting import fit_adapter
+from vco.training.gradients import all_finite, clip, gradients_of, norm
 from vco.training.log import Log
-from vco.training.optimizer import (
-    build_optimizer,
-    learning_rate,
-    require_gradients,
-    restore_state,
-    set_learning_rate,
-    state_by_name,
-)
+from vco.training.optimizer import build_optimizer, learning_rate, require_gradients, set_learning_rate
 from vco.training.pictures import write_grid, write_real_grid
 from vco.training.recomputing import recompute_blocks
-from vco.training.restoring import require_fit
+from vco.training.restoring import require_fit, restore, tensors_of
+from vco.training.saving import Saver
+from vco.training.sharding import Shards, share_out
 from vco.training.starting import start_from
 from vco.training.stopping import UNREADABLE, StopFlag
 from vco.training.trackers import log_scores, start_trackers
@@ -66,10 +64,7 @@ class Training:
         run.to(self.device)
         self.objective: Objective = run.objective
         self.batches = Batches(run, self.images, accelerator, folder.bad_images)
-        self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
-        self.optimizer = build_optimizer(run)
         self.evaluation = Evaluation(run, accelerator)
-        self.finite = Finite(self.config.on_nan, self.objective, self.parameters)
         self.step = 0
         self.ahead = 0
         """Batches that were passed over because the run had gone back (--train.on-nan rollback)."""
@@ -90,11 +85,21 @@ class Training:
         newest = self._newest()
         if newest is None and not start_from(self.run, say):
             fit_adapter(self.run, self.images, self.device, main=main)
-        self.ema = EMA(self.objective, self.config.ema_decays)
+        self._twin: Objective | None = None
+        if self.config.sharding == "fsdp" and self.accelerator.num_processes > 1:
+            self.note_cost()  # of networks that are still whole
+            self._twin = share_out(self.objective, self.device)
+        self.parameters = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        self.optimizer = build_optimizer(self.run)
+        first = None if self._twin is None else self._twin.state_dict()
+        self.ema = EMA(self.objective, self.config.ema_decays, first)
+        self.finite = Finite(self.config.on_nan, self.objective, self.parameters)
+        keep, in_pieces = self.config.keep_checkpoints, self._twin is not None
+        self.saver = Saver(self.folder.checkpoints, keep, self.accelerator, say, in_pieces=in_pieces)
         if newest is not None:
             self._restore(newest)
         if any(loss.needs_teacher for loss in self.objective.losses.values()):
-            self.objective.teach(self.ema.averages[0])
+            self.objective.beside["teacher"] = self.averaged().quiet
         self.start = self.step
         if main:
             keep_lines(self.folder.metrics, self.step)
@@ -116,7 +121,8 @@ class Training:
         """
         if self.config.checkpoint_blocks:
             recompute_blocks(self.objective.backbone)
-        model: Any = self.accelerator.prepare(self.objective)
+        shared_out = self._twin is not None
+        model: Any = (Shards if shared_out else Accelerator.prepare)(self.accelerator, self.objective)
         model.train()
         total = self.config.steps
         with errors_shared():
@@ -131,7 +137,7 @@ class Training:
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
         )
         self.objective.beside["watch"] = log.watch
-        with ended(report), closing(log), closing(StopFlag(self.config.timeout)) as stop:
+        with ended(report), closing(log), closing(StopFlag(self.config.timeout)) as stop, closing(self.saver):
             self._stopping(stop, batches, log, steps=1)
             while not (stopping := self._stopping(stop, batches, log, steps=2)) and self.step < total:
                 last = self.step + 1 == total
@@ -162,6 +168,8 @@ class Training:
                         report.update(f"training, after step {self.step} of {total}")
             if saved != self.step:
                 self._save(log)
+            with errors_shared():
+                self.saver.wait()
             if stopping == UNREADABLE:
                 self._say_what_cannot_be_read(batches)
         if stopping and report:
@@ -192,12 +200,14 @@ class Training:
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
-        if self.step == self.start:
+        if self.step == self.start or self._twin is not None:
             require_gradients(self.run)
+        if isinstance(model, Shards):
+            model.average_copied()
         if self.config.clip_gradients:
-            log.gradient_norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_gradients)
+            log.gradient_norm = clip(gradients_of(self.parameters.values()), self.config.clip_gradients)
         elif log.watch.looks:
-            log.gradient_norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
+            log.gradient_norm = norm(gradients_of(self.parameters.values()))
         if self.finite.spoilt():
             log.forget_step()
             return None
@@ -214,7 +224,7 @@ class Training:
         """Reads the batches of so many steps; returns why to stop now, the same in all processes."""
         with log.clock.waiting():
             unreadable = batches.look(steps)
-        return stop.agreed(unreadable)
+        return stop.agreed(unreadable, self.saver.failed)
 
     def _say_what_cannot_be_read(self, batches: Upcoming) -> None:
         """Raises, in all processes, what keeps any of them from reading its images."""
@@ -226,6 +236,8 @@ class Training:
     def _go_back(self, log: Log) -> None:
         """Goes back to the newest checkpoint, and on from there with the batches behind the one that failed."""
         failed = self.place
+        with errors_shared():
+            self.saver.wait()
         newest = self._newest()
         if newest is None:
             raise TrainingStoppedError(
@@ -264,25 +276,20 @@ class Training:
 
     def averaged(self) -> Objective:
         """The model with the weights of the first EMA (of the last step, if the run keeps none); a view of them."""
+        if self._twin is not None:  # an object of its own for whoever remembers something of these weights
+            return copy.copy(self._twin if self.ema.averages else self.objective)
         return self.objective.with_weights(self.ema.averages[0] if self.ema.averages else self.objective.state_dict())
 
     def _log(self, log: Log) -> None:
         values = log.means()
         self._check(values)  # before anything is measured on what may be NaN
-        values |= {name: float(value) for name, value in self.objective.metrics().items()}
+        values |= {name: float(whole(value)) for name, value in self.objective.metrics().items()}
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **log.measures(), **self.finite.counts()}
         self._check(values)
         log.write(self.step, values)
 
     def _check(self, values: Mapping[str, float]) -> None:
-        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            folder = self.folder.checkpoints
-            saved = f"the checkpoints in {folder} are from before that" if folder.exists() else "nothing was saved yet"
-            raise TrainingStoppedError(
-                f"training stopped: {', '.join(bad)} became NaN or infinite by step {self.step}; {saved}. Add "
-                "--train.on-nan skip (or rollback) to the same command, or begin a new run with a lower "
-                "--train.learning-rate (--from goes on with these weights)"
-            )
+        require_finite(values, self.step, self.folder.checkpoints)
 
     def sample(self) -> None:
         """Writes the sample grid of the present step."""
@@ -303,29 +310,17 @@ class Training:
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def _save(self, log: Log) -> None:
-        finite = torch.stack([p.isfinite().all() for p in self.parameters.values()]).all()
+        finite = all_finite(list(self.parameters.values()))
         self._check({**log.means(), "the weights": 0.0 if finite else math.nan})
         with errors_shared():
-            if self.accelerator.is_main_process:
-                checkpoint.save(self.folder.checkpoints, self._checkpoint(), self.config.keep_checkpoints)
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors: dict[str, Mapping[str, Tensor]] = {
-            "model": self.objective.state_dict(),
-            "optimizer": state_by_name(self.optimizer, self.parameters),
-        }
-        tensors |= {f"ema-{i}": average for i, average in enumerate(self.ema.averages)}
-        state = {"ema_decays": list(self.ema.decays), "seed": self.seed, "ahead": self.ahead}
-        return Checkpoint(step=self.step, tensors=tensors, state=state)
+            plain = {"ema_decays": list(self.ema.decays), "seed": self.seed, "ahead": self.ahead}
+            tensors = tensors_of(self.objective, self.ema.averages, self.optimizer, self.parameters)
+            self.saver.save(Checkpoint(step=self.step, tensors=tensors, state=plain))
 
     def _restore(self, saved: Checkpoint) -> None:
         """All or nothing: a checkpoint of other components is refused before anything is changed."""
         require_fit(
             saved, self.objective.state_dict(), self.ema.decays, self.parameters, self.seed, str(self.folder.path)
         )
-        self.objective.load_state_dict(saved.tensors["model"])
-        for i, average in enumerate(self.ema.averages):
-            for name, value in average.items():
-                value.copy_(saved.tensors[f"ema-{i}"][name])
-        restore_state(self.optimizer, self.parameters, saved.tensors["optimizer"])
+        restore(saved, self.objective, self.ema.averages, self.optimizer, self.parameters)
         self.step, self.ahead = saved.step, int(saved.state.get("ahead", 0))

@@ -1,16 +1,18 @@
 """The optimizer of a run: its learning rate at every step, and its state by the names of the parameters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vco import api
 from vco.config.settings import TrainConfig
 from vco.errors import TrainingStoppedError, UserError, one_line
 from vco.objective import Objective
+from vco.pieces import local, shared_out
 from vco.run import Run
+from vco.storage.tensor_files import rows_for, shapes_of
 
 
 def build_optimizer(run: Run) -> torch.optim.Optimizer:
@@ -23,7 +25,8 @@ def build_optimizer(run: Run) -> torch.optim.Optimizer:
     groups = [
         api.ParameterGroup(component=name, parameters=parameters)
         for name, component in components.items()
-        if (parameters := {f"{name}.{n}": p for n, p in component.named_parameters() if p.requires_grad})
+        for in_pieces in (True, False)  # which no operation takes together
+        if (parameters := {f"{name}.{n}": p for n, p in _trained(component) if shared_out(p) == in_pieces})
     ]
     try:
         optimizer = run.optimizer.build(groups)
@@ -35,6 +38,10 @@ def build_optimizer(run: Run) -> torch.optim.Optimizer:
     if any(group.get("component") not in components for group in optimizer.param_groups):
         raise UserError(f"{title} dropped the key 'component' of a parameter group: its author has to keep it")
     return optimizer
+
+
+def _trained(component: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in component.named_parameters() if parameter.requires_grad)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -92,13 +99,18 @@ def restore_state(
         UserError: if a name is that of no trained parameter.
     """
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    for full, value in state.items():
+    for full, shape in shapes_of(state).items():
         name, _, key = full.rpartition("/")
         if name not in parameters:
             raise UserError(f"the checkpoint holds the optimizer's state of {name}, which this run does not train")
         parameter = parameters[name]
         group = groups[id(parameter)]
-        # torch keeps its counter of updates on the CPU, unless its fused or capturable code reads it on the device
-        on_device = value.ndim > 0 or group.get("fused") or group.get("capturable")
-        copy = value.to(parameter.device if on_device else "cpu", copy=True)
-        optimizer.state[parameter][key] = copy
+        if shape and shared_out(parameter):
+            rows = rows_for(parameter, state, full)
+            own = torch.empty_like(parameter, dtype=rows.dtype)
+            local(own).copy_(rows)
+        else:
+            # torch keeps its counter of updates on the CPU, unless its fused or capturable code reads it on the device
+            on_device = shape or group.get("fused") or group.get("capturable")
+            own = state[full].to(parameter.device if on_device else "cpu", copy=True)
+        optimizer.state[parameter][key] = own

@@ -20,18 +20,25 @@ FOLLOWED: Final = 3
 
 
 def write_grid(run: Run, model: Objective, folder: RunFolder, step: int, accelerator: Accelerator) -> None:
-    """Writes the sample grid of a step, and sends it to the trackers; the first process does."""
+    """Writes the sample grid of a step, and sends it to the trackers.
+
+    Every process draws it, as all have to where they share the weights out, and the first one writes.
+    """
+    with accelerator.autocast():
+        grid = sample_grid(run, model, accelerator.device)
     if accelerator.is_main_process:
-        with accelerator.autocast():
-            sample_grid(run, model, folder.grid(step), accelerator.device)
+        folder.samples.mkdir(exist_ok=True)
+        write_atomic(folder.grid(step), grid)
         log_picture(accelerator, step, "samples", folder.grid(step))
 
 
 def write_trajectory(run: Run, model: Objective, folder: RunFolder, accelerator: Accelerator) -> None:
-    """Draws how some samples come out of noise."""
+    """Draws how some samples come out of noise; every process calls this, as for `write_grid`."""
     labels = grid_classes(run.facts.num_classes)[:FOLLOWED]
     with accelerator.autocast():
-        trajectory(run, model, labels, device=accelerator.device).save(folder.trajectory)
+        way = trajectory(run, model, labels, device=accelerator.device)
+    if accelerator.is_main_process:
+        way.save(folder.trajectory)
 
 
 def write_real_grid(run: Run, images: ImageSet, path: Path) -> None:

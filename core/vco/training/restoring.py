@@ -1,11 +1,14 @@
-"""Whether a whole checkpoint is one of this run: every name and shape is compared before anything is changed."""
+"""What a checkpoint holds of a run, and going on from it: all is compared with the run before anything is changed."""
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vco.errors import UserError
 from vco.storage.checkpoint import Checkpoint
+from vco.storage.tensor_files import fill, shapes_of
+from vco.training.optimizer import restore_state, state_by_name
 
 
 def require_fit(
@@ -38,18 +41,51 @@ def require_fit(
         _compare(saved, f"ema-{number}", model, f"{where} has another running average {number} than this run")
     if (was := saved.state.get("seed", seed)) != seed:
         raise UserError(f"{where} belongs to a run with seed {was}, and this one has seed {seed}; put back its own")
-    for full, value in memory.items():
+    for full, shape in shapes_of(memory).items():
         name = full.rpartition("/")[0]
         if name not in trained:
             raise UserError(f"{where} holds the optimizer's state of {name}, which this run does not train")
-        if value.ndim and value.shape != trained[name].shape:
-            raise UserError(f"{where} holds the optimizer's state of {name} in another shape ({tuple(value.shape)})")
+        if shape and shape != tuple(trained[name].shape):
+            raise UserError(f"{where} holds the optimizer's state of {name} in another shape ({shape})")
+
+
+def tensors_of(
+    objective: nn.Module,
+    averages: Sequence[Mapping[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, Tensor],
+) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a checkpoint, which are those of the run; arguments as for `restore`."""
+    found = {"model": objective.state_dict(), "optimizer": state_by_name(optimizer, trained)}
+    return found | {f"ema-{i}": average for i, average in enumerate(averages)}
+
+
+@torch.no_grad()
+def restore(
+    saved: Checkpoint,
+    objective: nn.Module,
+    averages: Sequence[Mapping[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, Tensor],
+) -> None:
+    """Gives a run the weights, averages and optimizer state of a checkpoint that fits it; of pieces, its own rows.
+
+    Args:
+        saved: the checkpoint.
+        objective: all that the run trains.
+        averages: its running averages.
+        optimizer: its optimizer.
+        trained: its trained parameters by name.
+    """
+    for stem, own in tensors_of(objective, averages, optimizer, {}).items():
+        for name, value in own.items():
+            fill(value, saved.tensors[stem], name)
+    restore_state(optimizer, trained, saved.tensors["optimizer"])
 
 
 def _compare(saved: Checkpoint, stem: str, model: Mapping[str, Tensor], problem: str) -> None:
     """Compares names and shapes of one set of weights."""
-    expected = {name: value.shape for name, value in model.items()}
-    found = {name: value.shape for name, value in saved.tensors.get(stem, {}).items()}
+    expected, found = shapes_of(model), shapes_of(saved.tensors.get(stem, {}))
     if expected != found:
         odd = sorted({n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)})
         raise UserError(

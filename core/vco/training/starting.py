@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vco.config.command_line import Layer, from_file
@@ -157,13 +156,8 @@ def _shapes(folder: RunFolder, step: int | None) -> Checkpoint | None:
     """The same with tensors on the meta device: their names and shapes are read, and nothing else."""
     steps = sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdecimal())
     for here in (one for one in reversed(steps) if step in (None, one)):
-        sets: dict[str, dict[str, Tensor]] = {}
         with suppress(OSError, ValueError, SafetensorError):  # damaged: the one before, as when it is loaded
-            for path in (folder.checkpoints / f"step-{here:08d}").glob("*.safetensors"):
-                with safe_open(path, "pt") as file:
-                    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-                sets[path.stem] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-            return Checkpoint(step=here, tensors=sets, state=checkpoint.state_of(folder.checkpoints, here))
+            return checkpoint.outline(folder.checkpoints, here)
     return _load(folder, step, print)  # which says what is wrong
 
 

@@ -20,6 +20,8 @@ TIME_IS_UP: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """What SLURM sends, if asked to, some time before a job's time is up."""
 UNREADABLE: Final = 128
 """What stands in the place of a signal's number where a process cannot read the images of the next step."""
+UNSAVED: Final = 129
+"""Likewise where a checkpoint could not be written."""
 PATIENCE: Final = 3.0
 """Seconds after which a second Ctrl-C is one; launchers and terminals both send the first."""
 
@@ -38,7 +40,7 @@ class StopFlag:
             timeout: seconds after which a process that does not answer is given up.
         """
         self.signal = 0
-        self._unreadable = 0
+        self._other = 0
         self._since = 0.0
         self._former: dict[int, Any] = {
             n: signal.signal(n, self._note) for n in ASKING if signal.getsignal(n) is not signal.SIG_IGN
@@ -64,23 +66,27 @@ class StopFlag:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def agreed(self, unreadable: bool = False) -> int:
-        """Why to stop before the coming step, the same answer in all processes: a signal, `UNREADABLE`, or 0 for none.
+    def agreed(self, unreadable: bool = False, unsaved: bool = False) -> int:
+        """Why to stop before the coming step, the same answer in all processes: a signal, or 0 for no reason.
+
+        Other reasons are `UNREADABLE` and `UNSAVED`.
 
         The answers travel over the CPU while the step is computed, so nobody waits for the device: what a process says
         in one call is answered in the next.
 
         Args:
             unreadable: whether this process cannot read its images of the step after the coming one.
+            unsaved: whether this process could not write what it was to save.
         """
+        other = max(UNREADABLE * unreadable, UNSAVED * unsaved)
         if self._group is None:
-            answer, self._unreadable = max(self.signal, self._unreadable), UNREADABLE * unreadable
+            answer, self._other = max(self.signal, self._other), other
             return answer
         answer = 0
         if self._pending is not None:
             self._pending[0].wait()
             answer = int(self._pending[1].item())
-        flag = torch.tensor(max(self.signal, UNREADABLE * unreadable))
+        flag = torch.tensor(max(self.signal, other))
         self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
         return answer
 
