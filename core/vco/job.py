@@ -26,6 +26,7 @@ from vco.opened_run import load_weak
 from vco.reporting.live import LiveReport
 from vco.reporting.report import write_report
 from vco.run import Run, assemble
+from vco.sampling.averages import young_average
 from vco.sessions import changed_code, session
 from vco.storage.files import gone_if_empty
 from vco.training.loop import Training
@@ -177,7 +178,10 @@ def _facts(run: Run, folder: RunFolder) -> RunFacts:
 def _finish(invocation: Invocation, training: Training, say: Callable[[str], None]) -> None:
     """Evaluates the trained model and writes the report."""
     folder, steps = training.folder, training.step
-    results = training.evaluation.score(training.averaged())
+    young = young_average(next(iter(training.config.ema_decays), None), steps)
+    results = training.evaluation.score(training.averaged(), notes=[young] if young else [])
+    if young and not results:
+        say(f"note: {young}")
     if invocation.refresh:
         training.sample()
     main = training.accelerator.is_main_process

@@ -21,6 +21,7 @@ from vco.objective import Objective
 from vco.plugins.discovery import load_catalog
 from vco.plugins.registry import Catalog
 from vco.run import Run, assemble
+from vco.sampling.averages import young_average
 from vco.sampling.progress import Progress
 from vco.sampling.sample import sample
 from vco.sampling.settings import acting, refuse_others, with_scale, with_steps
@@ -84,6 +85,14 @@ class OpenedRun:
     def ema_decay(self) -> float | None:
         """Decay rate of the average that `model` holds; None if it holds the last weights."""
         return self._checkpoint.state["ema_decays"][int(self._weights[4:])] if self._weights != "model" else None
+
+    @property
+    def young_average(self) -> str:
+        """A sentence if `model` holds an average that is still much like the weights that training began with.
+
+        Empty where it is not, and of weights that others have published, of which nobody knows the steps.
+        """
+        return "" if "published" in self._checkpoint.state else young_average(self.ema_decay, self.step)
 
     @cached_property
     def model(self) -> Objective:

@@ -39,18 +39,30 @@ class Gathered:
 
     def require(self, least: int, metric: str) -> None:
         """Raises `UserError` if there are fewer generated or real images than a metric needs."""
-        counts = self.counts()
-        if min(counts.values()) < least:
-            raise UserError(
-                f"the {metric} needs at least {least} generated and {least} real images, but there are "
-                f"{counts[GENERATED]} and {counts[REAL]}: set --eval.samples to at least {least}"
-            )
+        require_images(self.counts(), least, metric)
 
     def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
         """Features of the generated and of the real images, float64, on the GPU where there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         generated, real = (torch.cat(self._parts[kind]).to(device).double() for kind in (GENERATED, REAL))
         return generated, real
+
+
+def require_images(counts: Mapping[str, int | None], least: int, metric: str) -> None:
+    """Raises `UserError` if a metric needs more images.
+
+    Args:
+        counts: the number of generated and of real images; None where nobody has noted it.
+        least: the smallest number of either.
+        metric: what is measured, as in "precision".
+    """
+    few = [kind for kind in (GENERATED, REAL) if (count := counts[kind]) is not None and count < least]
+    if few:
+        more = f"set --eval.samples to at least {least}" if GENERATED in few else "hold them against more real images"
+        raise UserError(
+            f"for the {metric} at least {least} generated and {least} real images are needed, and there are "
+            f"{counts[GENERATED]} and {counts[REAL]}: {more}"
+        )
 
 
 class PairwiseMetric(Metric):

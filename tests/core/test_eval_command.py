@@ -375,7 +375,8 @@ def vco_data() -> Any:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--num", "1"), "eval.samples: 'samples' must be >= 2: 1"),
+        (("--num", "1"), "argument --num: '1' is no number from 2 on"),
+        (("--num", "3", "--metric", "prc=digits-cnn"), "and there are 3 and 297: set --num to at least 4"),
         (("--scale", "x"), "guidance.scale: expected float, got 'x'"),
         (("--step", "4"), "there is no checkpoint of step 4"),
         (("--ema", "7"), "no running average number 7"),
@@ -403,6 +404,9 @@ def test_images_are_refused_with_one_sentence(finished: Path, images: Path, tmp_
     assert "fd holds images against real ones" in refused(capsys, images)
     assert "these images are of no run" in refused(capsys, images, "--against", "test")
     assert "--solver acts in sampling" in refused(capsys, images, "--solver", "euler", "--against", finished)
+    told = refused(capsys, images, "--against", images)  # through Inception, which is not here
+    assert "give --metric.fd.inception.weights FILE; or score through another network, as in --metric fd=dinov2" in told
+    assert "another network" not in refused(capsys, images, "--against", images, "--metric", "fd=inception")
     np.savez(tmp_path / "large.npz", images=np.zeros((3, 16, 16, 1), np.uint8))
     said = refused(capsys, images, "--against", tmp_path / "large.npz", "--metric", "fd=digits-cnn")
     assert "are 1x8x8, and those of the images in large.npz 1x16x16" in said
@@ -482,4 +486,15 @@ def test_scores_that_could_not_be_written_are_not_measured(run: Path, tmp_path: 
 
 def test_a_part_of_a_folder_is_noted(images: Path, run: Path, capsys: Capture) -> None:
     assert evaluate(images, "--against", run, "--num", "12") == 0
-    assert "12 of 20 images are scored: the first in the order of their names" in capsys.readouterr().out
+    assert "12 of 20 images are scored: drawn at random, always the same ones" in capsys.readouterr().out
+
+
+def test_a_part_of_sampled_images_has_the_score_of_fewer_samples(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for count in (20, 12):
+        assert main_vco(["sample", str(run), "--num", str(count), "--out", str(tmp_path / f"{count}.npz")]) == 0
+        command = (tmp_path / f"{count}.npz", "--against", run, "--num", "12", "--evals", tmp_path / "found.jsonl")
+        assert evaluate(*command) == 0
+    one, other = tiny.lines(tmp_path / "found.jsonl")
+    assert one["images_sha256"] == other["images_sha256"]
+    assert one["value"] == other["value"]
+    assert "12 of 20 images are scored: the first, as `vco sample` has made them" in capsys.readouterr().out

@@ -43,8 +43,8 @@ def test_scores_that_were_measured_alike_are_comparable() -> None:
             {"encoder": "dinov2", "score": "FD (dinov2)"},
             r"score: FD \(inception\) and FD \(dinov2\); encoder: inception",
         ),
-        ({"settings": {"neighbours": 3}}, r"settings: \{\} and \{'neighbours': 3\}"),
-        ({"encoder_settings": {"resolution": 224}}, r"encoder_settings: \{\} and \{'resolution': 224\}"),
+        ({"settings": {"neighbours": 3}}, "settings.neighbours: nothing and 3"),
+        ({"encoder_settings": {"resolution": 224}}, "encoder_settings.resolution: nothing and 224"),
     ],
 )
 def test_scores_that_were_measured_otherwise_are_refused_with_the_difference(

@@ -493,6 +493,34 @@ def test_what_cannot_be_is_one_sentence(
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--trajectory", "closed/way.png"), "--trajectory closed/way.png: nothing can be written to "),
+        (("--trajectory", "closed.png"), "--trajectory closed.png: that is a folder; name a file"),
+        (("--out", "closed"), "cannot write to closed: closed is not writable; choose another --out"),
+        (("--out", "closed/a"), "is not writable; choose another --out"),
+        (("--out", "closed/a.npz"), "is not writable; choose another --out"),
+    ],
+)
+def test_a_place_that_is_closed_is_seen_before_anything_is_sampled(
+    options: Sequence[str], said: str, run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+
+    def unless_closed(path: Path, mode: int) -> bool:  # whoever runs the tests may be allowed everything
+        return Path(path).name != "closed" and access(path, mode)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("closed", "closed.png"):
+        Path(name).mkdir()
+    monkeypatch.setattr(os, "access", unless_closed)
+    monkeypatch.setattr("vco.opened_run.open_run", Mock(side_effect=AssertionError("the run was opened")))
+    assert vco_sample(run, "--num", "2", *options) == 2
+    assert said in sentence(capsys)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["closed", "closed.png"]
+
+
+@pytest.mark.parametrize(
     ("out", "said"),
     [
         ("images.zip", "--out images.zip: images go to a folder or to FILE.npz; write images.zip/ if that is to be"),

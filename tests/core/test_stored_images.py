@@ -81,19 +81,45 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
 
 def test_the_label_law_is_what_vco_sample_or_the_labels_say(tmp_path: Path) -> None:
     path = folder(tmp_path / "png", pixels(4))
-    assert open_images(path).law(4) == "unknown"
+    assert open_images(path).law(range(4)) == "unknown"
     (path / "sample.json").write_text(json.dumps({"labels": "data"}))
-    assert open_images(path).law(4) == "data"
+    assert open_images(path).law(range(4)) == "data"
     (path / "sample.json").write_text("[")
-    assert open_images(path).law(4) == "unknown"
+    assert open_images(path).law(range(4)) == "unknown"
     np.savez(tmp_path / "even.npz", images=pixels(4), labels=np.array([1, 0, 0, 1]))
     np.savez(tmp_path / "odd.npz", images=pixels(4), labels=np.array([1, 1, 0, 1]))
     np.savez(tmp_path / "said.npz", images=pixels(4), sample=np.array(json.dumps({"labels": "data"})))
-    laws = {name: open_images(tmp_path / f"{name}.npz").law(4) for name in ("even", "odd", "said")}
+    laws = {name: open_images(tmp_path / f"{name}.npz").law(range(4)) for name in ("even", "odd", "said")}
     assert laws == {"even": "balanced", "odd": "unknown", "said": "data"}
     labels = open_images(tmp_path / "even.npz").labels
     assert labels is not None
     assert labels.tolist() == [1, 0, 0, 1]
+
+
+def test_a_part_of_a_folder_is_drawn_from_all_of_it_and_always_the_same(tmp_path: Path) -> None:
+    """Files are often sorted by class: the first by name would be those of one."""
+    path, images = folder(tmp_path / "png", pixels(40)), pixels(40)
+    chosen = list(open_images(path).part(10))
+    assert chosen == sorted(set(chosen)) == list(open_images(path).part(10))
+    assert min(sum(here in range(start, start + 20) for here in chosen) for start in (0, 20)) >= 2
+    assert chosen != list(range(10))
+    found = torch.cat([*open_images(path).batches(chosen, 4)])
+    assert torch.equal(found, torch.from_numpy(images[chosen]).permute(0, 3, 1, 2))
+    assert list(open_images(path).part(40)) == list(range(40))
+
+
+def test_a_part_of_what_vco_sample_has_made_is_what_it_makes_of_fewer(tmp_path: Path) -> None:
+    path = folder(tmp_path / "png", pixels(40))
+    (path / "sample.json").write_text(json.dumps({"num": 40, "labels": "balanced"}))
+    assert list(open_images(path).part(10)) == list(range(10))
+    assert open_images(path).law(open_images(path).part(10)) == "balanced"
+
+
+def test_the_law_of_a_part_is_that_of_its_own_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=pixels(40), labels=np.repeat([0, 1], 20))
+    stored = open_images(tmp_path / "a.npz")
+    assert stored.law(range(40)) == "balanced"
+    assert stored.law([0, 1, 2, 39]) == "unknown"
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

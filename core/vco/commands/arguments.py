@@ -50,6 +50,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def several(text: str) -> int:
+    """A number from 2 on."""
+    if count(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 2 on")
+    return int(text)
+
+
 def average(text: str) -> int | None:
     """The number of a running average of the weights; None for the last weights themselves."""
     if text != "none" and not text.isdecimal():

@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path | None = args.out
     if out and out.suffix not in FORMATS:
         raise UserError(f"--out {out} ends with none of {', '.join(FORMATS)}; choose the ending for what is wanted")
-    if out and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    from vco.storage.files import require_place, write_atomic
 
+    if out:
+        require_place(out, "--out")
     from vco.plugins.discovery import load_catalog
     from vco.reporting.comparison import compare
-    from vco.storage.files import write_atomic
 
     comparison = compare(args.run, load_catalog())
     print(_text(comparison))

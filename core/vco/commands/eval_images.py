@@ -61,8 +61,11 @@ def score_images(args: argparse.Namespace, options: Sequence[str]) -> int:
                     f"{needs[0]} holds images against real ones: name them with --against, as in --against RUN, a "
                     "folder, an npz file, or a file of moments"
                 )
-            load_onto(config, encoders, accelerator)
-        described = _described(args, stored, Measure(metrics, accelerator, stored.shape), references, config)
+            try:
+                load_onto(config, encoders, accelerator)
+            except UserError as error:
+                raise _or_another_network(error, options) from error
+        described = _described(args, stored, Measure(metrics, accelerator, stored.shape, "--num"), references, config)
         accelerator.print(summary([described]))
         if args.evals and accelerator.is_main_process:
             records.append(args.evals, described, records.EVAL)
@@ -72,12 +75,24 @@ def score_images(args: argparse.Namespace, options: Sequence[str]) -> int:
     return 0
 
 
+def _or_another_network(error: UserError, options: Sequence[str]) -> UserError:
+    """What keeps an encoder from being loaded, with the way around it where nobody has asked for this one."""
+    if any(part.partition("=")[0] == "--metric" for part in options):
+        return error
+    sentence = str(error).removesuffix(".")
+    return UserError(
+        f"{sentence}; or score through another network, as in --metric fd=dinov2 (`vco plugins` lists them under "
+        "features)"
+    )
+
+
 def _described(
     args: argparse.Namespace, stored: StoredImages, measure: Measure, references: Sequence[Reference], config: RunConfig
 ) -> dict[str, Any]:
     """The scores with all that they depend on, as plain data."""
-    count = args.num or stored.count
-    law, mine, checks = args.labels or stored.law(count), measure.share(count), Checks()
+    count, checks = args.num or stored.count, Checks()
+    places = stored.part(count)
+    law, mine = args.labels or stored.law(places), [places[number] for number in measure.share(count)]
     batches = stored.batches(mine, config.sample.batch_size)
     generated = measure.gather(batches, len(mine), "images", generated=True, checks=checks)
     results, notes = list[Result](), [*stored.notes, *checks.notes("images")]
@@ -87,7 +102,7 @@ def _described(
         prepared = reference.prepare(measure, None if args.no_cache else Cache())
         values: dict[str, float] = {}
         if reference.real is not None and not args.no_baseline:
-            wanted = _labels(reference, stored, law, count, by_law=bool(args.labels))
+            wanted = _labels(reference, stored, law, places, by_law=bool(args.labels))
             if wanted is None:
                 notes.append("nobody says which classes the images have: --labels LAW lets real ones be scored too")
             else:
@@ -95,7 +110,8 @@ def _described(
                 notes += more
         results += results_of(measure, generated, prepared, values, count, law)
     if count < stored.count:
-        notes.append(f"{count:,} of {stored.count:,} images are scored: the first in the order of their names")
+        which = "the first, as `vco sample` has made them" if stored.by_vco else "drawn at random, always the same ones"
+        notes.append(f"{count:,} of {stored.count:,} images are scored: {which}")
     if stored.said.get("complete") is False:
         notes.append(f"`vco sample` has not finished these images: {count:,} are there")
     notes += [warning for result in results for warning in result.protocol.warnings()]
@@ -134,17 +150,20 @@ def _config(args: argparse.Namespace, options: Sequence[str], catalog: Catalog) 
     return images_config(catalog, options, default)
 
 
-def _labels(reference: Reference, stored: StoredImages, law: str, count: int, by_law: bool) -> Int[Tensor, " n"] | None:
+def _labels(
+    reference: Reference, stored: StoredImages, law: str, places: Sequence[int], by_law: bool
+) -> Int[Tensor, " n"] | None:
     """The classes by which real images are drawn; None where nobody knows those of the images."""
     if stored.labels is not None and not by_law:
-        classes, largest = reference.num_classes, int(stored.labels[:count].max())
+        labels = stored.labels[list(places)]
+        classes, largest = reference.num_classes, int(labels.max())
         if classes is not None and largest >= classes:
             raise UserError(
                 f"the images have the label {largest}, and what they are held against has {classes} classes, numbered "
                 "from 0: give --labels LAW instead, or leave the score of real images out with --no-baseline"
             )
-        return stored.labels[:count]
+        return labels
     if law == UNKNOWN or reference.real is None or reference.num_classes is None:
         return None
     counts = reference.real.labels.bincount(minlength=reference.num_classes).tolist()
-    return labels_of(law, range(count), num_classes=reference.num_classes, counts=counts, seed=0)
+    return labels_of(law, range(len(places)), num_classes=reference.num_classes, counts=counts, seed=0)

@@ -20,7 +20,7 @@ from vco.randomness import generator
 from vco.sampling.labels import labels_of
 from vco.sampling.pictures import png, sheet
 from vco.sampling.sample import sample_many
-from vco.storage.files import write_atomic
+from vco.storage.files import require_place, write_atomic
 
 SHOWN = 24
 """Rows of the picture: the samples that are nearest to a training image."""
@@ -36,8 +36,9 @@ def show_neighbours(args: argparse.Namespace, options: Sequence[str]) -> int:
     Raises:
         UserError: if the data set is not at hand, or no metric has an encoder.
     """
-    if args.out is None or args.out.suffix != ".png" or not args.out.parent.is_dir():
-        raise UserError("say where the picture of the neighbours goes: --out FILE.png, in a folder that is there")
+    if args.out is None or args.out.suffix != ".png":
+        raise UserError("say where the picture of the neighbours goes: --out FILE.png")
+    require_place(args.out, "--out")
     if args.seeds and len(args.seeds) > 1:
         raise UserError("neighbours are shown of one seed; leave all but one out of --seeds")
     with bench(args, options) as ready:

@@ -32,6 +32,7 @@ from vco.folder import RunFolder
 from vco.plugins.discovery import load_catalog
 from vco.randomness import generator
 from vco.sampling.labels import AS_DATA, BALANCED, labels_of
+from vco.storage.files import require_place
 
 Batches = Iterator[UInt8[Tensor, "b c h w"]]
 
@@ -59,6 +60,7 @@ def write_reference(args: argparse.Namespace, options: Sequence[str]) -> int:
     """
     if args.out.suffix not in (".safetensors", ".npz"):
         raise UserError(f"--out {args.out}: a reference is written as .safetensors or as .npz; end its name so")
+    require_place(args.out, "--out")
     catalog = load_catalog(without=args.no_plugin)
     sampling, measuring = sort_options(options)
     if (args.subject / "config.yaml").is_file():
@@ -156,17 +158,17 @@ def _chosen(
 
 
 def _of_files(stored: StoredImages, args: argparse.Namespace, config: RunConfig) -> _Real:
-    """The images in a folder or a file, or the first of them."""
+    """The images in a folder or a file, or some of them."""
     count = args.num or stored.count
     if count > stored.count:
         raise UserError(f"{args.subject} holds {stored.count:,} images, and --num asks for {count:,}")
-    whole = stored.digest()
+    whole, places = stored.digest(), stored.part(count)
     return _Real(
         name=f"images in {stored.path.name}" if count == stored.count else f"part of {stored.path.name}",
-        hash=whole if count == stored.count else full_digest({"files": whole, "first": count}),
+        hash=whole if count == stored.count else full_digest({"files": whole, "images": list(places)}),
         count=count,
         shape=stored.shape,
-        labels=args.labels or stored.law(count),
-        batches=lambda measure: stored.batches(measure.share(count), config.sample.batch_size),
+        labels=args.labels or stored.law(places),
+        batches=lambda measure: stored.batches([places[n] for n in measure.share(count)], config.sample.batch_size),
         notes=stored.notes,
     )

@@ -41,7 +41,8 @@ def score_run(args: argparse.Namespace, options: Sequence[str]) -> int:
 def evaluation_of(args: argparse.Namespace, ready: Bench) -> Evaluation:
     """What measures the run; notes are printed with the scores."""
     baseline = not args.no_baseline
-    return Evaluation(ready.run, ready.accelerator, ready.references, ready.cache, baseline, say=lambda note: None)
+    more: dict[str, Any] = {"say": lambda note: None, "option": "--num"}
+    return Evaluation(ready.run, ready.accelerator, ready.references, ready.cache, baseline, **more)
 
 
 def measured(
@@ -82,9 +83,11 @@ def measured(
 
 def notes_of(opened: OpenedRun, run: Run) -> list[str]:
     """What is odd about the weights."""
+    young = [opened.young_average] if opened.young_average else []
     if opened.ema is None or opened.ema_decay is None or opened.average_differs:
-        return []
+        return young
     return [
+        *young,
         f"average {opened.ema} of the weights is the last weights, bit by bit: either it was never moved, or the "
-        "checkpoint was put together by hand"
+        "checkpoint was put together by hand",
     ]

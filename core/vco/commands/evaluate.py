@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vco.commands.arguments import Parser, average, averages, count, numbers, seeds, split
+from vco.commands.arguments import Parser, average, averages, count, numbers, seeds, several, split
 from vco.errors import UserError
 
 COMMON: Final[dict[str, dict[str, Any]]] = {
@@ -16,7 +16,7 @@ COMMON: Final[dict[str, dict[str, Any]]] = {
         "help": "what images are held against: test or train (the run's data), another run (its held-out images), a "
         "folder, an npz file, or a file of moments (JiT's, ADM's, or of `vco eval reference`); may be repeated [test]",
     },
-    "--num": {"metavar": "N", "type": count, "help": "how many images [the run's --eval.samples; all of a folder]"},
+    "--num": {"metavar": "N", "type": several, "help": "how many images [as many as the run scores; all of a folder]"},
     "--labels": {
         "metavar": "balanced|data",
         "choices": ["balanced", "data"],
@@ -68,12 +68,12 @@ SWEPT: Final[dict[str, dict[str, Any]]] = {
         "default": [1000],
         "help": "seeds on which settings are compared; none of them is reported [1000]",
     },
-    "--sweep-num": {"metavar": "N", "type": count, "help": "images for each setting [as --num]"},
+    "--sweep-num": {"metavar": "N", "type": several, "help": "images for each setting [as --num]"},
     "--seeds": {"metavar": "K,L,...", "type": seeds, "help": "seeds on which the best is reported [the run's]"},
 }
 MADE: Final[dict[str, dict[str, Any]]] = {
     "--split": {"choices": ["train", "test"], "default": "train", "help": "which images of a run's data [train]"},
-    "--num": {"metavar": "N", "type": count, "help": "how many images [all]"},
+    "--num": {"metavar": "N", "type": several, "help": "how many images [all]"},
     "--labels": {
         "metavar": "balanced|data",
         "choices": ["balanced", "data"],

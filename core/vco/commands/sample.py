@@ -98,6 +98,8 @@ def _sample(args: argparse.Namespace, options: Sequence[str]) -> int:
             held = output.begin(request) if output and first else None
         if first:
             print(_describe(opened, request, accelerator.num_processes), flush=True)
+            if opened.young_average:
+                print(f"note: {opened.young_average}", flush=True)
         if output:
             _write(opened, request, output, accelerator)
         if first and args.trajectory:
@@ -159,10 +161,10 @@ def _output(name: str) -> "Output":
 def _check_picture(path: Path) -> None:
     """Raises `UserError` if a trajectory cannot be drawn there."""
     from vco.sampling.trajectory import check_suffix
+    from vco.storage.files import require_place
 
     check_suffix(path)
-    if not path.parent.is_dir():
-        raise UserError(f"--trajectory {path}: there is no folder {path.parent}; make it first")
+    require_place(path, "--trajectory")
 
 
 def _write(opened: "OpenedRun", request: "Request", output: "Output", accelerator: Any) -> None:

@@ -16,7 +16,7 @@ from vco import content
 from vco.distributed import precision_of
 from vco.evaluation.baseline import real_values
 from vco.evaluation.checks import Checks
-from vco.evaluation.measure import Measure, Prepared, settings_of
+from vco.evaluation.measure import SAMPLES, Measure, Prepared, settings_of
 from vco.evaluation.moments import Cache
 from vco.evaluation.protocol import digest
 from vco.evaluation.reference import DataReference, Reference
@@ -43,6 +43,7 @@ class Evaluation:
         cache: Cache | None = None,
         baseline: bool = True,
         say: Callable[[str], None] = tqdm.write,
+        option: str = SAMPLES,
     ) -> None:
         """Remembers what to measure.
 
@@ -53,11 +54,12 @@ class Evaluation:
             cache: where the moments of real images are kept.
             baseline: whether real images are scored too, of those references that know some.
             say: is told once of everything that a reader of the scores has to know.
+            option: what sets the number of samples, for messages.
         """
         self.run = run
         self.accelerator = accelerator
         self.device = accelerator.device
-        self.measure = Measure(run.metrics, accelerator, run.facts.image_shape)
+        self.measure = Measure(run.metrics, accelerator, run.facts.image_shape, option)
         self._given = references
         self._cache = cache
         self._tell = say

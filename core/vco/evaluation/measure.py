@@ -1,7 +1,7 @@
 """Images shown to metrics: every process takes its share, and what was gathered is merged."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
@@ -21,6 +21,8 @@ from vco.evaluation.checks import Checks
 from vco.evaluation.protocol import Protocol
 from vco.run import MetricChoice
 
+SAMPLES: Final = "--eval.samples"
+"""The option of a run that sets how many images are generated to be scored; metrics name it in their messages."""
 State = Mapping[str, Tensor]
 """What a metric has gathered (`Metric.state`)."""
 
@@ -48,11 +50,24 @@ class Measure:
     """The metrics of a run, with their encoders, which are loaded and on their device."""
 
     def __init__(
-        self, choices: Sequence[MetricChoice], accelerator: Accelerator, image_shape: tuple[int, int, int]
+        self,
+        choices: Sequence[MetricChoice],
+        accelerator: Accelerator,
+        image_shape: tuple[int, int, int],
+        option: str = SAMPLES,
     ) -> None:
+        """Remembers what to measure with.
+
+        Args:
+            choices: the metrics.
+            accelerator: the processes.
+            image_shape: (c, h, w) of the images.
+            option: what sets the number of generated images, for messages.
+        """
         self.choices = choices
         self.accelerator = accelerator
         self.image_shape = image_shape
+        self.option = option
         self._encoders: dict[int, str] = {}
 
     def share(self, count: int) -> range:
@@ -129,7 +144,7 @@ class Measure:
                 metric.merge([generated] if real is None else [generated, real])
             return metric.scores()
         except UserError as error:
-            raise UserError(f"{error} (set --eval.samples to more)") from error
+            raise UserError(str(error).replace(SAMPLES, self.option)) from error
 
     def moments(self, number: int, real: State) -> Moments | None:
         """The moments of real images, where they are all that a metric keeps of them."""

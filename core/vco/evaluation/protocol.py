@@ -98,8 +98,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     one, other = a.get("protocol"), b.get("protocol")
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return ["one of them does not say how it was measured"]
-    keys = dict.fromkeys([*one, *other])
-    found = [f"{key}: {_short(one.get(key))} and {_short(other.get(key))}" for key in keys if _differ(one, other, key)]
+    found = _differences(one, other)
     if UNKNOWN in (one.get("labels"), other.get("labels")) and one.get("labels") != other.get("labels"):
         found.append("say by which law the classes were drawn with --labels, if you know it")
     return found
@@ -112,11 +111,19 @@ def require_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
         raise UserError(f"{names} cannot be compared, because they were not measured alike: {'; '.join(found)}")
 
 
-def _differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    return key not in one or key not in other or one[key] != other[key]
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> list[str]:
+    """The values in which two mappings differ; those of mappings in them are named one by one."""
+    found: list[str] = []
+    for key in {**one, **other}:
+        here, there = one.get(key), other.get(key)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            found += _differences(here, there, f"{path}{key}.")
+        elif key not in one or key not in other or here != there:
+            found.append(f"{path}{key}: {_short(here)} and {_short(there)}")
+    return found
 
 
 def _short(value: Any) -> str:
     """A value in a sentence; of a hash its beginning."""
-    text = "nothing" if value in (None, "") else str(value)
+    text = "nothing" if value in (None, "", {}) else str(value)
     return text[:12] if len(text) == 64 else text

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vco.errors import UserError, one_line
 from vco.evaluation.protocol import UNKNOWN
+from vco.randomness import generator
 from vco.sampling.labels import BALANCED, LAWS
 
 ENDINGS: Final = (".png", ".jpg", ".jpeg")
@@ -45,8 +46,23 @@ class StoredImages(ABC):
     """What `vco sample` has written beside them; empty for images from elsewhere."""
 
     @abstractmethod
-    def batches(self, places: range, size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
+    def batches(self, places: Sequence[int], size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
         """The images at some places, in rising order."""
+
+    def part(self, count: int) -> Sequence[int]:
+        """The places of so many of the images, rising and always the same ones.
+
+        Of images by `vco sample` they are the first, which it makes when it is asked for fewer. All others are drawn at
+        random, as the first by name may be those of a few classes.
+        """
+        if count == self.count or self.by_vco:
+            return range(count)
+        return sorted(torch.randperm(self.count, generator=generator(0, "images"))[:count].tolist())
+
+    @property
+    def by_vco(self) -> bool:
+        """Whether `vco sample` has made them."""
+        return "num" in self.said
 
     @abstractmethod
     def digest(self) -> str:
@@ -57,13 +73,13 @@ class StoredImages(ABC):
         """Their classes; None if nothing says them."""
         return None
 
-    def law(self, count: int) -> str:
-        """The law by which the classes of the first images were drawn, as far as it is told."""
+    def law(self, places: Sequence[int]) -> str:
+        """The law by which the classes of the images at some places were drawn, as far as it is told."""
         if self.said.get("labels") in LAWS:
             return str(self.said["labels"])
         if self.labels is None:
             return UNKNOWN
-        counts = self.labels[:count].bincount()
+        counts = self.labels[list(places)].bincount()
         return BALANCED if int(counts.max() - counts.min()) <= 1 else UNKNOWN
 
 
@@ -115,7 +131,7 @@ class FolderImages(StoredImages):
         if lossy := sum(file.suffix.lower() in LOSSY for file in self.files):
             self.notes = (f"{lossy:,} of {self.count:,} images are JPEG files, whose losses count in scores",)
 
-    def batches(self, places: range, size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
+    def batches(self, places: Sequence[int], size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
         """The images at some places, in rising order."""
         with ThreadPoolExecutor() as pool:  # decoding leaves Python's lock alone
             for start in range(0, len(places), size):
@@ -173,7 +189,7 @@ class NpzImages(StoredImages):
         """The array of classes in the file; None if it has none."""
         return self._labels
 
-    def batches(self, places: range, size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
+    def batches(self, places: Sequence[int], size: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
         """The images at some places, in rising order."""
         rows = _rows(self.path, self.name)
         wanted, found = set(places), list[Tensor]()

@@ -15,6 +15,7 @@ from vco.reporting.curves import short
 from vco.reporting.history import History
 from vco.reporting.pictures import Picture, embed
 from vco.reporting.scores import by_metric, own, read_scores
+from vco.sampling.averages import young_average
 from vco.sampling.sample import grid_classes
 from vco.storage.files import write_atomic
 
@@ -48,6 +49,7 @@ def write_report(folder: RunFolder, state: str = "") -> None:
             failed=state.startswith(FAILED),
             running=bool(state) and not state.startswith(FAILED),
             summary=_summary(history),
+            young=_young(history),
             newest=[found[-1] for found in by_metric(own(readings, folder)).values()],
             first=panels.scores(readings, folder) + panels.losses(records),
             grids=grids,
@@ -114,6 +116,14 @@ def _state(history: History, state: str) -> str:
         return f"{state} (as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
     whole = history.steps is None or history.step >= history.steps
     return f"Trained for {history.step:,}{'' if whole else f' of {history.steps:,}'} steps."
+
+
+def _young(history: History) -> str:
+    """A sentence if the average that is sampled from is still much like the weights that training began with."""
+    train = history.settings.get("train")
+    decays = train.get("ema_decays") if isinstance(train, Mapping) else None
+    first = decays[0] if isinstance(decays, list) and decays else None
+    return young_average(first, history.step) if isinstance(first, float) else ""
 
 
 def _summary(history: History) -> str:

@@ -1,5 +1,6 @@
 """Where sampled images go. Each kind of place is written in pieces, by several processes, and can be gone on with."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -32,6 +33,9 @@ class Output(ABC):
             above = above.parent
         if not above.is_dir():
             raise UserError(f"cannot write to {self.path}: {above} is a file; choose another --out")
+        # the grid lies beside it, so that an existing folder is not enough
+        if closed := [place for place in (above, self.path) if place.is_dir() and not os.access(place, os.W_OK)]:
+            raise UserError(f"cannot write to {self.path}: {closed[0]} is not writable; choose another --out")
 
     @abstractmethod
     def begin(self, request: Request) -> Any:

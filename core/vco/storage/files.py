@@ -47,18 +47,38 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def require_place(path: Path, option: str) -> None:
+    """Raises `UserError` if a file cannot be written at a path, before hours are spent on what it would hold.
+
+    Args:
+        path: where the file is to be; one that is there will be replaced.
+        option: the option that has named it, for messages.
+    """
+    above = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"{option} {path}: that is a folder; name a file")
+    if not above.is_dir():
+        lack = f"{path.parent} is a file" if above.exists() else f"there is no folder {path.parent}; make it first"
+        raise UserError(f"{option} {path}: {lack}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: nothing can be written to {above}; choose another place")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Generator[Path]:
     """A folder to write to that becomes `folder` when all is written; nothing is left of it if an error comes between.
 
     Raises:
-        UserError: if there is something already, but for an empty folder.
-        OSError: if it cannot be written.
+        UserError: if there is something already, but for an empty folder, or it cannot be made.
+        OSError: if it cannot be written to the end.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists already; choose another --out, or move that away")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    aside.mkdir(parents=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     try:
         yield aside
         fsync(aside)
@@ -114,9 +134,8 @@ def lock(folder: Path, what: str = "run", option: str = "--output-dir") -> IO[st
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+")
     except OSError as error:
-        raise UserError(
-            f"cannot write to the {what} folder {folder}: {error.strerror}; choose another one with {option}"
-        ) from error
+        place = f"the {what} folder {folder}" if what == "run" else f"the folder {folder}"
+        raise UserError(f"cannot write to {place}: {error.strerror}; choose another one with {option}") from error
     try:
         # unlike flock, not inherited by reader processes, which may outlive a killed run by seconds
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vco.api import Features, Metric, MetricSetting, Moments, Score, UserError
+from vco.api import Features, Metric, MetricSetting, Moments, Score
+from vco_plugins.gathered import require_images
 from vco_plugins.moments import Covariance
 
 KINDS: Final = ("generated", "real")
@@ -64,12 +65,7 @@ class FD(Metric):
         }
         if self._held_against is not None:
             counts[KINDS[1]] = self._held_against.count
-        few = [count for count in counts.values() if count is not None and count < 2]
-        if few:
-            raise UserError(
-                "the Frechet distance needs at least two generated and two real images, but there are "
-                f"{counts['generated']} and {counts['real']}: set --eval.samples to at least 2"
-            )
+        require_images(counts, 2, "Frechet distance")
         generated = _finished(self._moments[KINDS[0]])
         value = frechet_distance(generated, self._held_against or _finished(self._moments[KINDS[1]]))
         return Score(name=f"FD ({self.setting.encoder})", value=value, protocol=counts)
