@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from vco.cli import main_run
+from vco.config.command_line import parse
+from vco.config.resolve import resolve
+from vco.plugins.discovery import load_catalog
+from vco.run import assemble
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
@@ -31,3 +35,17 @@ def test_the_method_trains_and_samples(method: str, tmp_path: Path) -> None:
     assert json.loads((folder / "eval.json").read_text())["value"] > 0
     assert (folder / "samples" / "step-00000002.png").exists()
     assert (folder / "report.html").exists()
+
+
+LATENT = re.findall(r"^vco-run (--preset latent256.+)$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", LATENT)
+def test_the_command_on_latents_fits_together(command: str) -> None:
+    catalog = load_catalog()
+    assemble(resolve(parse(shlex.split(command)), catalog).config, catalog, device="meta")
+
+
+def test_every_preset_on_latents_has_a_command() -> None:
+    presets = {name for name in load_catalog().names("presets") if name.startswith("latent256-")}
+    assert presets == {shlex.split(command)[1] for command in LATENT}

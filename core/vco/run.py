@@ -168,7 +168,8 @@ def _networks(
     backbone_class = config.part("backbone").component
     accepted = {*backbone_class.streams, *backbone_class.optional_streams}
     adapter: api.Adapter = fit.build("adapter", api.AdapterSetting(features=facts.features, image=codec.spec))
-    offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= accepted else {}
+    wanted = accepted if backbone_class.takes_idle_streams else {*backbone_class.streams}
+    offered = adapter.specs() if adapter.needs_stream or adapter.specs().keys() <= wanted else {}
     fit.check_streams(accepted, set(offered))
     specs = {IMAGE: codec.spec, **offered}
     guidance: api.Guidance = fit.build("guidance", api.GuidanceSetting(streams=specs, num_classes=facts.num_classes))

@@ -23,6 +23,7 @@ def vco_backbones() -> dict[str, str]:
         "jit-dual": "vco_plugins.backbones.jit_dual:JiTDual",
         "jit-joint": "vco_plugins.backbones.jit_joint:JiTJoint",
         "sit": "vco_plugins.backbones.sit:SiT",
+        "sit-dual": "vco_plugins.backbones.sit_dual:SiTDual",
     }
 
 

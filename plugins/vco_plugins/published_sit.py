@@ -7,7 +7,7 @@ import attrs
 
 from vco.api import FEATURES, IMAGE, PublishedWeights, UserError
 from vco_plugins.layers.class_token import CLASS_TOKEN
-from vco_plugins.sit_config import SiTConfig
+from vco_plugins.sit_config import PublishedSiTConfig
 
 LABELS: Final = "y_embedder.embedding_table.weight"
 WHOLE: Final = {
@@ -58,7 +58,7 @@ def own_name(name: str, first_blocks: int = 0) -> str | None:
     return f"blocks.{number}.{IN_BLOCKS[parts[3]]}.{kind}"
 
 
-def recognise(weights: PublishedWeights, config: SiTConfig) -> dict[str, str]:
+def recognise(weights: PublishedWeights, config: PublishedSiTConfig) -> dict[str, str]:
     """What `SiT.from_published` returns, after checking what the shapes tell.
 
     Args:
@@ -79,7 +79,7 @@ def recognise(weights: PublishedWeights, config: SiTConfig) -> dict[str, str]:
     return names
 
 
-def _options(weights: PublishedWeights, names: set[str], config: SiTConfig) -> list[str]:
+def _options(weights: PublishedWeights, names: set[str], config: PublishedSiTConfig) -> list[str]:
     """The options of the network that the file needs and that are set otherwise."""
     width, inputs, patch, _ = weights.shapes["x_embedder.proj.weight"]
     depth = len({name.split(".")[1] for name in names if name.startswith("blocks.")})
@@ -97,7 +97,7 @@ def _options(weights: PublishedWeights, names: set[str], config: SiTConfig) -> l
     return [f"--backbone.{name.replace('_', '-')} {value}" for name, value in other.items()]
 
 
-def _of_the_run(weights: PublishedWeights, config: SiTConfig) -> list[str]:
+def _of_the_run(weights: PublishedWeights, config: PublishedSiTConfig) -> list[str]:
     """What the file needs of data, codec and streams, and the run has otherwise."""
     shapes, needed = weights.shapes, list[str]()
     classes = shapes[LABELS][0] - 1

@@ -49,12 +49,6 @@ class SiTConfig(Backbone.Config):
     """Side of a patch in latents, at least 1; must divide the image stream's height and width."""
     mlp_ratio: float = attrs.field(default=4.0, validator=ge(1.0))
     """Hidden width of the MLPs over the token width, at least 1."""
-    direction: Literal["data", "noise"] = attrs.field(default="data", validator=in_(("data", "noise")))
-    """Where the network's own time and velocity go: to data (SiT, ReDi), or to noise, so that it is told 1 - t and
-    predicts noise - clean (REPA, REG); it matters for published weights alone."""
-    spare_outputs: bool = False
-    """Whether the last layer has as many outputs again, which are thrown away (the released weights of ReDi and of
-    DiT's family, which have learned a variance)."""
 
     @property
     def resolved(self) -> Size:
@@ -62,3 +56,15 @@ class SiTConfig(Backbone.Config):
         size = SIZES.get(self.size, SIZES["XL"])  # an unknown letter is reported by its own validator
         given = {name: getattr(self, name) for name in attrs.fields_dict(Size)}
         return attrs.evolve(size, **{name: value for name, value in given.items() if value is not None})
+
+
+@attrs.frozen(kw_only=True)
+class PublishedSiTConfig(SiTConfig):
+    """What a user may set beside, of a network that others have published weights of."""
+
+    direction: Literal["data", "noise"] = attrs.field(default="data", validator=in_(("data", "noise")))
+    """Where the network's own time and velocity go: to data (SiT, ReDi), or to noise, so that it is told 1 - t and
+    predicts noise - clean (REPA, REG); it matters for published weights alone."""
+    spare_outputs: bool = False
+    """Whether the last layer has as many outputs again, which are thrown away (the released weights of ReDi and of
+    DiT's family, which have learned a variance)."""

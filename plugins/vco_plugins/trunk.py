@@ -1,6 +1,6 @@
-"""What the trunk of a network for several streams is made of: blocks that they share, and how two tokens become one."""
+"""What networks for several streams are made of: blocks that they share or meet in, and how two tokens become one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -53,3 +53,30 @@ class Merge(nn.Module):
     def part(self, x: Tokens, patches: int) -> Streams:
         """Returns both streams; a token in front of the patches goes with the features."""
         return {name: layer(x[:, -patches:] if name == IMAGE else x) for name, layer in self.outputs.items()}
+
+
+class DualBlock(nn.Module):
+    """A transformer block of two streams, image and features, that share nothing but the softmax."""
+
+    attention: Mapping[str, Attention]
+    streams: Mapping[str, StreamBlock]
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float = 0.0, plain: bool = False) -> None:
+        super().__init__()
+        self.attention = _by_stream(lambda: Attention(width, heads, dropout, plain))
+        self.streams = _by_stream(lambda: StreamBlock(width, mlp_ratio, dropout, plain=plain))
+
+    def forward(self, x: Streams, c: Told, rope: Rope2d | None, blocked: Blocked) -> Streams:
+        """Every stream's tokens [b, n, d] after the block."""
+        before = {name: stream.before(x[name], c) for name, stream in self.streams.items()}
+        qkv = {name: self.attention[name].project(h, rope) for name, (h, _) in before.items()}
+        attended = joint_attention(qkv, blocked)
+        return {
+            name: stream.after(x[name], self.attention[name].merge(attended[name]), before[name][1])
+            for name, stream in self.streams.items()
+        }
+
+
+def _by_stream(make: Callable[[], nn.Module]) -> Any:
+    """A registered dict with one module for each stream."""
+    return nn.ModuleDict({name: make() for name in (IMAGE, FEATURES)})

@@ -97,6 +97,9 @@ class Backbone(Component, nn.Module):
     """The streams it always denoises; the image is one of them."""
     optional_streams: ClassVar[tuple[str, ...]] = ()
     """Streams it can denoise too; an adapter that yields any other one cannot be combined with it."""
+    takes_idle_streams: ClassVar[bool] = True
+    """Whether it denoises its optional streams too where the adapter would as well do without (raw tokens, which
+    --adapter none has for networks that want them)."""
     needs_features: ClassVar[bool] = False
     """Whether it is built for an encoder's features although it denoises none (`BackboneSetting.features`)."""
     hands_out: ClassVar[tuple[str, ...]] = ()

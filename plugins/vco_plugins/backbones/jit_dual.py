@@ -1,12 +1,11 @@
 """V-Co's dual-stream network."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from attrs.validators import in_
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vco.api import (
@@ -23,22 +22,19 @@ from vco.api import (
 )
 from vco_plugins.jit_config import TransformerConfig, patch_grid, require_same_grid, require_streams
 from vco_plugins.layers import (
-    Attention,
     Conditioning,
     GapEmbed,
     Head,
     PatchEmbed,
     Rope2d,
-    StreamBlock,
     TimeEmbed,
     TokenEmbed,
-    Told,
-    joint_attention,
     sincos_2d,
     told_together,
     unpatchify,
 )
 from vco_plugins.published import recognise
+from vco_plugins.trunk import DualBlock
 
 STREAMS = (IMAGE, FEATURES)
 
@@ -144,32 +140,3 @@ class JiTDual(Backbone):
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
         return recognise(weights, "jit-dual", self.config)
-
-
-class DualBlock(nn.Module):
-    """A transformer block of two streams that share nothing but the softmax."""
-
-    attention: Mapping[str, Attention]
-    streams: Mapping[str, StreamBlock]
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
-        super().__init__()
-        self.attention = _by_stream(lambda: Attention(width, heads, dropout))
-        self.streams = _by_stream(lambda: StreamBlock(width, mlp_ratio, dropout))
-
-    def forward(
-        self, x: Streams, c: Told, rope: Rope2d, blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]]
-    ) -> Streams:
-        """Every stream's tokens [b, n, d] after the block."""
-        before = {name: stream.before(x[name], c) for name, stream in self.streams.items()}
-        qkv = {name: self.attention[name].project(h, rope) for name, (h, _) in before.items()}
-        attended = joint_attention(qkv, blocked)
-        return {
-            name: stream.after(x[name], self.attention[name].merge(attended[name]), before[name][1])
-            for name, stream in self.streams.items()
-        }
-
-
-def _by_stream(make: Callable[[], nn.Module]) -> Any:
-    """A registered dict with one module for each stream."""
-    return nn.ModuleDict({name: make() for name in STREAMS})

@@ -36,7 +36,7 @@ from vco_plugins.layers import (
     unpatchify,
 )
 from vco_plugins.published_sit import recognise
-from vco_plugins.sit_config import SiTConfig
+from vco_plugins.sit_config import PublishedSiTConfig
 
 
 class SiT(Backbone):
@@ -61,13 +61,14 @@ class SiT(Backbone):
 
     streams: ClassVar[tuple[str, ...]] = (IMAGE,)
     optional_streams: ClassVar[tuple[str, ...]] = (FEATURES, CLASS_TOKEN)
+    takes_idle_streams: ClassVar[bool] = False
     supports_until: ClassVar[bool] = True
     supports_token_times: ClassVar[bool] = True
 
     positions: Tensor
 
     @attrs.frozen(kw_only=True)
-    class Config(SiTConfig):
+    class Config(PublishedSiTConfig):
         """What a user may set."""
 
     def __init__(self, config: Config, setting: BackboneSetting) -> None:
