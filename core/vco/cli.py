@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from vco.errors import SingleProcessError, TrainingStoppedError, UserError
+from vco.errors import SingleProcessError, TrainingStoppedError, UserError, did_you_mean
 from vco.plugins.discovery import describe, load_catalog
 
 VERBS: Final = {  # verb -> (module with its `main`, what it does)
@@ -26,12 +26,19 @@ VERBS: Final = {  # verb -> (module with its `main`, what it does)
 
 def main_vco(argv: Sequence[str] | None = None) -> int:
     """The command `vco`, whose verbs have their options in modules of their own; exits as `main_run` does."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="vco", description="Everything but training, which `vco-run` does.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     plugins = verbs.add_parser("plugins", help="list every component, preset and plugin, broken ones with the reason")
     plugins.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="a plugin to leave out")
     for verb, (_, text) in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return UserError.status
+    if not argv[0].startswith("-") and argv[0] not in verbs.choices:
+        near = did_you_mean(argv[0], verbs.choices)
+        return _say("vco", f"there is no verb {argv[0]!r}{near} (`vco --help` lists them)", UserError.status)
     args, rest = parser.parse_known_args(argv)
     if args.verb == "plugins":  # parsed again, as there is no other parser that would refuse the rest
         return _told(lambda: _list_plugins(parser.parse_args(argv).no_plugin), "vco")

@@ -52,10 +52,37 @@ def test_twins_and_flat_images_are_named(root: Path, capsys: Capture) -> None:
     Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(root / "val" / "square" / "1.png")
     assert main_vco(["data", "check", str(root)]) == 0
     out = capsys.readouterr().out
-    assert "1 of the held-out images are training images too" in out
+    assert "1 of the held-out images is a training image too (equal pixels): scores flatter" in out
     assert "train image 1 (circle) = held-out image 0 (circle)" in out
-    assert "1 more are there twice (equal pixels):\n  train image 8 (square) = train image 9 (square)" in out
-    assert "1 are flat: all their pixels are equal:\n  held-out image 6 (square)" in out
+    assert "1 more is there twice (equal pixels):\n  train image 8 (square) = train image 9 (square)" in out
+    assert "1 is of a single color:\n  held-out image 6 (square)" in out
+
+
+def test_several_findings_are_plural(root: Path, capsys: Capture) -> None:
+    for number in range(2):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(root / "val" / "square" / f"{number}.png")
+    assert main_vco(["data", "check", str(root)]) == 0
+    assert "2 are of a single color:" in capsys.readouterr().out
+
+
+def test_mixed_sizes_are_said(root: Path, capsys: Capture) -> None:
+    draws = np.random.default_rng(1)
+    for number, (width, height) in enumerate([(16, 12), (6, 20), (32, 32)]):
+        pixels = draws.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "train" / "circle" / f"{number}.png")
+    assert main_vco(["data", "check", str(root), "--data.size", "8"]) == 0
+    *_, sizes, end = capsys.readouterr().out.splitlines()
+    assert sizes == (
+        "the picture files have 4 sizes, from 8x8 to 32x32 pixels, and are resized and cropped to 8x8; 1 is smaller "
+        "and enlarged for that"
+    )
+    assert end == "nothing is odd"
+    assert main_vco(["data", "check", str(root), "--data", "digits"]) == 2
+
+
+def test_one_size_that_is_not_the_images_is_said_too(root: Path, capsys: Capture) -> None:
+    assert main_vco(["data", "check", str(root), "--data.size", "4"]) == 0
+    assert "the picture files are all 8x8, and are resized and cropped to 4x4\n" in capsys.readouterr().out
 
 
 def test_options_of_the_data_set_are_taken(root: Path, capsys: Capture) -> None:

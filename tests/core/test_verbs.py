@@ -33,7 +33,23 @@ def test_each_verb_has_help_of_its_own(verb: str, option: str, capsys: Capture) 
     assert option in out
 
 
-@pytest.mark.parametrize("argv", [["plugins", "--nope"], ["check"], ["check", "m", "--nope"], ["new", "loss"], []])
+def test_alone_it_lists_its_verbs(capsys: Capture) -> None:
+    assert main_vco([]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("usage: vco ")
+    assert all(f"\n    {verb}" in error for verb in ("plugins", *VERBS))
+
+
+@pytest.mark.parametrize(
+    ("verb", "near"), [("smple", "; did you mean 'sample'?"), ("evaluate", "; did you mean 'eval'?"), ("xyzzy", "")]
+)
+def test_a_verb_that_is_none_is_one_sentence(verb: str, near: str, capsys: Capture) -> None:
+    assert main_vco([verb, "runs/a", "--num", "3"]) == 2
+    assert capsys.readouterr().err == f"vco: there is no verb {verb!r}{near} (`vco --help` lists them)\n"
+
+
+@pytest.mark.parametrize("argv", [["plugins", "--nope"], ["check"], ["check", "m", "--nope"], ["new", "loss"]])
 def test_what_a_verb_does_not_know_is_refused(argv: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="2"):
         main_vco(argv)

@@ -2,10 +2,15 @@
 
 import argparse
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from io import BytesIO
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 import attrs
+from PIL import Image
 from tqdm import tqdm
 
 from vco.commands.data_set import open_data
@@ -29,6 +34,8 @@ class _Seen:
     """Hash of its pixels; empty if it cannot be read."""
     flat: bool = False
     """Whether all its pixels are equal."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture file that it is read from; None where there is none."""
     error: str = ""
 
 
@@ -48,6 +55,7 @@ def _check(data: "Data", threads: int) -> int:
     places: dict[str, list[str]] = {}
     errors: list[str] = []
     flat: list[str] = []
+    sizes = Counter[tuple[int, int]]()
     print(f"{data.num_classes} classes, images of {'x'.join(map(str, data.image_shape))}")
     for split, images in (("train", data.train()), ("held-out", data.test())):
         counts = images.labels.bincount(minlength=data.num_classes)
@@ -61,14 +69,16 @@ def _check(data: "Data", threads: int) -> int:
             place = f"{split} image {index} ({names[int(images.labels[index])] or 'no class'})"
             errors += [f"{place}: {seen.error}"] if seen.error else []
             flat += [place] if seen.flat else []
+            sizes.update([seen.size] if seen.size else [])
             if seen.digest:
                 places.setdefault(seen.digest, []).append(place)
+    _tell_sizes(sizes, data.image_shape[-2:])
     twice = [" = ".join(same) for same in places.values() if len(same) > 1]
     leaked = [same for same in twice if "train image" in same and "held-out image" in same]
     _tell("cannot be read", errors)
-    _tell("of the held-out images are training images too (equal pixels), so that scores flatter", leaked)
-    _tell("more are there twice (equal pixels)", [same for same in twice if same not in leaked])
-    _tell("are flat: all their pixels are equal", flat)
+    _tell("of the held-out images {is a training image|are training images} too (equal pixels): scores flatter", leaked)
+    _tell("more {is|are} there twice (equal pixels)", [same for same in twice if same not in leaked])
+    _tell("{is|are} of a single color", flat)
     if not (errors or twice or flat):
         print("nothing is odd")
     return UNREADABLE if errors else 0
@@ -84,17 +94,38 @@ def _look(images: "ImageSet", split: str, threads: int) -> Iterator[_Seen]:
         except UserError as error:
             return _Seen(error=str(error))
         digest = hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
-        return _Seen(digest=digest, flat=bool((image == image.flatten()[0]).all()))
+        return _Seen(digest=digest, flat=bool((image == image.flatten()[0]).all()), size=_size(images.file(index)))
 
     results = in_threads(look, range(len(images)), threads)
     yield from tqdm(results, f"reading {split}", len(images), unit="image", leave=False)
 
 
+def _size(file: tuple[str, bytes] | None) -> tuple[int, int] | None:
+    """Width and height of a picture file, of which only the beginning is looked at."""
+    if file is None:
+        return None
+    with Image.open(BytesIO(file[1])) as picture:
+        return picture.size
+
+
+def _tell_sizes(sizes: Counter[tuple[int, int]], shape: Sequence[int]) -> None:
+    """Says which sizes picture files have, if they are not all as large as the images."""
+    height, width = shape
+    if set(sizes) <= {(width, height)}:
+        return
+    least, most = (f"{w}x{h}" for w, h in (min(sizes, key=prod), max(sizes, key=prod)))
+    have = f"are all {least}" if len(sizes) == 1 else f"have {len(sizes):,} sizes, from {least} to {most} pixels"
+    small = sum(count for (w, h), count in sizes.items() if w < width or h < height)
+    enlarged = f"; {small:,} {'is' if small == 1 else 'are'} smaller and enlarged for that" if small else ""
+    print(f"the picture files {have}, and are resized and cropped to {width}x{height}{enlarged}")
+
+
 def _tell(what: str, found: Sequence[str]) -> None:
-    """Prints findings of one kind."""
+    """Prints findings of one kind; {is|are} in `what` stands for the form that their number has."""
     if not found:
         return
-    print(f"{len(found):,} {what}:")
+    form = re.sub(r"\{(.*?)\|(.*?)\}", r"\1" if len(found) == 1 else r"\2", what)
+    print(f"{len(found):,} {form}:")
     for sentence in found[:SHOWN]:
         print(f"  {sentence}")
     if len(found) > SHOWN:

@@ -24,8 +24,10 @@ def help_text(given: Layer, configs: Mapping[str, type[Any]], catalog: Catalog) 
     """
     parser = argparse.ArgumentParser(
         prog="vco-run",
-        usage="%(prog)s [--preset NAME] [--config FILE] [--SECTION NAME] [--SECTION.OPTION VALUE] ...",
-        description="Train, sample, evaluate and report. In brackets: the value in effect and where it was set.",
+        usage="%(prog)s [--preset NAME] [--config FILE] [--SECTION NAME] [--SECTION.OPTION VALUE] ...\n"
+        "       %(prog)s FOLDER [--train.steps N] [--SECTION.OPTION VALUE] ...",
+        description="Train, sample, evaluate and report; with the FOLDER of a run, go on with it. In brackets: the "
+        "value in effect and where it was set.",
         add_help=False,
         allow_abbrev=False,
     )
