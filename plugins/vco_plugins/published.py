@@ -8,6 +8,7 @@ import attrs
 
 from vco.api import FEATURES, IMAGE, PublishedWeights, UserError
 from vco_plugins.jit_config import SIZES, Size, TransformerConfig
+from vco_plugins.published_latent_forcing import MARK
 
 NOT_NEEDED: Final = re.compile(r"img_mean$|img_std$|drifting_dinov2\.|x_embedder\.dinov2\.|feat_rope")
 """Frozen encoders, constants of the images, and tables that are computed here."""
@@ -94,6 +95,10 @@ def _backbone_of(names: Iterable[str]) -> str:
     """The network whose weights have these names."""
     if "y_embedder.embedding_table.weight" not in names:
         raise UserError("the file is none of JiT or V-Co: it holds no y_embedder.embedding_table.weight")
+    if "x_embedder.proj.weight" in names:
+        return "sit"
+    if MARK in names:
+        return "jit-joint"
     if "x_embedder.pix_proj1.weight" not in names:
         return "jit"
     return "jit-dual" if "blocks.0.qkv_pixel.weight" in names else "jit-joint"

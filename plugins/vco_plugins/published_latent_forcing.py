@@ -1,9 +1,11 @@
 """Names in the files that the authors of Latent Forcing have published."""
 
 import re
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from vco.api import FEATURES, IMAGE, UserError
+from vco.api import FEATURES, IMAGE, PublishedWeights, UserError
+from vco_plugins.jit_config import TransformerConfig
 
 STREAMS: Final = {"pixel": IMAGE, "dino": FEATURES}
 """Their word for a stream -> ours."""
@@ -47,6 +49,59 @@ def own_name(name: str) -> str | None:
     if kind in ("weight", "bias") and (found := _layer(stem)):
         return f"{found}.{kind}"
     raise UserError(f"the file holds {name}, which is no layer of the published Latent Forcing")
+
+
+def is_latent_forcing(names: Iterable[str]) -> bool:
+    """Whether a file with these tensors is one of Latent Forcing."""
+    return any(name.removeprefix("net.") == MARK for name in names)
+
+
+def recognise_latent_forcing(weights: PublishedWeights, config: TransformerConfig) -> dict[str, str]:
+    """What `JiTJoint.from_published` returns for a file of Latent Forcing, after checking what the shapes tell.
+
+    Raises:
+        UserError: if the file needs other options.
+    """
+    shapes = {name.removeprefix("net."): shape for name, shape in weights.shapes.items()}
+    names = {name: own for name in weights.shapes if (own := own_name(name)) is not None}
+    needed = [f"--backbone.{name.replace('_', '-')} {value}" for name, value in _options(shapes, config).items()]
+    classes = shapes["y_embedder.embedding_table.weight"][0] - 1
+    if classes != weights.num_classes:
+        needed.append(f"{classes} classes instead of {weights.num_classes} (as with --data.classes {classes})")
+    features = weights.streams[FEATURES].shape[-1] if FEATURES in weights.streams else 0
+    theirs = shapes["dino_embedder.proj1.weight"][1]
+    if features != theirs:
+        needed.append(f"features {theirs} wide instead of {features} (the encoder that it was trained with)")
+    if needed:
+        raise UserError(f"the file needs {', '.join(needed)}")
+    return names
+
+
+def _options(shapes: Mapping[str, tuple[int, ...]], config: Any) -> dict[str, Any]:
+    """The options of the network that the file needs and that are set otherwise."""
+    size = config.resolved
+    bottleneck, _, patch, _ = shapes[MARK]
+    (width,) = shapes["t_pixel_embedder.mlp.2.bias"]
+    (head,) = shapes["blocks.0.attn.q_norm.weight"]
+    own = len({name.split(".")[1] for name in shapes if name.startswith("dh_blocks_pixel.")})
+    trunk = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    (own_width,) = shapes["dh_pixel_proj.bias"] if own else (width,)
+    squeezed = shapes["dino_embedder.proj1.weight"][0]
+    ours = config.feature_bottleneck or size.bottleneck
+    compared = {
+        "fusion": ("direct-addition", config.fusion),
+        "time_embedding": ("separate", config.time_embedding),
+        "width": (width, size.width),
+        "depth": (trunk + own, size.depth),
+        "heads": (width // head, size.heads),
+        "bottleneck": (bottleneck, size.bottleneck),
+        "feature_bottleneck": (squeezed, ours),
+        "patch": (patch, config.patch),
+        "context_tokens": (shapes.get("in_context_posemb", (0, 0))[-2], config.context_tokens),
+        "own_blocks": (own, config.own),
+        "own_width": (own_width, config.own_width or size.width),
+    }
+    return {name: theirs for name, (theirs, our) in compared.items() if theirs != our}
 
 
 def _layer(stem: str) -> str:

@@ -91,6 +91,10 @@ def _options(weights: PublishedWeights, names: set[str], config: PublishedSiTCon
     hidden = weights.shapes["blocks.0.mlp.fc1.weight"][0] / width
     if hidden != config.mlp_ratio:
         other["mlp_ratio"] = hidden
+    if any(NOT_NEEDED.match(name) for name in weights.shapes) and config.direction != "noise":
+        other["direction"] = "noise"  # projectors are those of REPA and REG
+    if FEATURES in weights.streams and config.direction != "data":
+        other["direction"] = "data"  # ReDi's
     outputs = weights.shapes["final_layer.linear.weight"][0] // (inputs * patch**2)
     if (outputs == 2) != config.spare_outputs:
         other["spare_outputs"] = str(outputs == 2).lower()

@@ -1,7 +1,7 @@
 """Files of weights that others have published: read without running anything that they hold.
 
 Such a file is a pickle of `torch.save`, which can name any function to be called when it is read. Only tensors, plain
-data and `argparse.Namespace`, in which JiT and V-Co keep their settings, are let through.
+data and `argparse.Namespace`, in which their authors keep settings, are let through.
 """
 
 import re
@@ -21,8 +21,10 @@ from torch import Tensor
 from vco.errors import UserError
 
 MODEL: Final = "model"
-AVERAGES: Final = ("model_ema1", "model_ema2")
-"""Keys of the running averages in such a file."""
+AVERAGES: Final = ("model_ema1", "model_ema2", "ema")
+"""Keys of the running averages in such a file: JiT and its relatives have two, SiT and its relatives one."""
+OPTIMIZERS: Final = ("optimizer", "opt")
+"""Keys of the optimizer's state in such a file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +53,7 @@ class WeightsFile:
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """Reads a `.pth` of JiT or V-Co, or another file of tensors by name (`.safetensors` among them).
+    """Reads a `.pth` of JiT or V-Co, a `.pt` of SiT's relatives, or other tensors by name (`.safetensors` too).
 
     Raises:
         UserError: if it is no such file, is damaged, or would run code.
@@ -71,7 +73,7 @@ def read_weights(path: Path) -> WeightsFile:
         path=path,
         sets=sets,
         epoch=epoch if isinstance(epoch, int) else None,
-        steps=_steps(content.get("optimizer")),
+        steps=_steps(content),
         settings={key: value for key, value in plain.items() if isinstance(value, bool | int | float | str)},
     )
 
@@ -125,9 +127,12 @@ def _tensors(path: Path, weights: Any) -> dict[str, Tensor]:
     raise UserError(f"{path} holds no weights by name: {held}")
 
 
-def _steps(optimizer: Any) -> int | None:
-    """The steps that the state of an Adam has counted."""
+def _steps(content: Mapping[str, Any]) -> int | None:
+    """The optimizer steps that the file notes, or that the state of an Adam has counted."""
+    if type(noted := content.get("steps")) is int:
+        return noted
+    optimizer = next((content[key] for key in OPTIMIZERS if key in content), None)
     try:
-        return int(next(iter(optimizer["state"].values()))["step"])
+        return int(next(iter(optimizer["state"].values()))["step"])  # pyright: ignore[reportOptionalSubscript]
     except (TypeError, KeyError, AttributeError, StopIteration, ValueError, RuntimeError):
         return None

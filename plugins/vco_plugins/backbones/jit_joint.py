@@ -39,6 +39,7 @@ from vco_plugins.layers import (
     unpatchify,
 )
 from vco_plugins.published import recognise
+from vco_plugins.published_latent_forcing import is_latent_forcing, recognise_latent_forcing
 from vco_plugins.trunk import Blocked, Merge, TrunkBlock
 
 Fusion = Literal["shared-qkv", "token-concat", "channel-concat", "direct-addition"]
@@ -245,6 +246,8 @@ class JiTJoint(Backbone):
         return [*self.blocks, *(block for of_streams in self.own_blocks for block in of_streams.values())]
 
     def from_published(self, weights: PublishedWeights) -> Mapping[str, str]:
+        if is_latent_forcing(weights.shapes):
+            return recognise_latent_forcing(weights, self.config)
         return recognise(weights, "jit-joint", self.config)
 
     def _beside(self, x: Streams, patches: int) -> Streams:
