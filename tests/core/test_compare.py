@@ -243,8 +243,8 @@ def test_the_terminal_shows_the_settings_that_all_have_and_counts_the_rest(runs:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda a, b: [a], "a comparison needs two runs or more"),
-        (lambda a, b: [a, a], "is named twice"),
+        (lambda a, b: [a], "a comparison needs two different runs or more: vco compare RUN RUN"),
+        (lambda a, b: [a, a], "a comparison needs two different runs or more: "),
         (lambda a, b: [a, b.parent], "is not the folder of a run: it has no config.yaml"),
         (lambda a, b: [a, b.parent / "nothing"], "is not the folder of a run: it has no config.yaml"),
         (lambda a, b: [a, without_settings(b)], "is not the folder of a run: it has no config.yaml"),
@@ -266,7 +266,42 @@ def test_a_run_without_a_score_is_named(tmp_path: Path, capsys: Capture) -> None
     assert f"the run in {b} has no score to compare" in capsys.readouterr().err
 
 
-def test_a_copy_of_a_run_is_no_second_seed(tmp_path: Path, capsys: Capture) -> None:
+def test_a_copy_of_a_run_is_no_second_seed_and_is_left_out(tmp_path: Path, capsys: Capture) -> None:
     a, b = (made_run(tmp_path / name, scores={20: 4.0}) for name in "ab")
+    other = made_run(tmp_path / "c", *JIT, scores={20: 5.0})
+    said = f"{b} is left out: it has the settings and the seed 0 of {a}, so it is no second seed"
     assert main_vco(["compare", str(a), str(b)]) == 2
-    assert "are the same run: equal settings and seed 0" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"vco compare: a comparison needs two different runs or more: {said}\n"
+    for ending in ("html", "md", "json"):
+        assert main_vco(["compare", *map(str, (a, b, other, a)), "--out", str(tmp_path / f"c.{ending}")]) == 0
+        assert said in (tmp_path / f"c.{ending}").read_text()
+    out = capsys.readouterr().out
+    assert said in out
+    assert f"{a} is named twice, and counts once" in out
+    assert [[member.name for member in group.members] for group in compared(a, b, other).groups] == [["a"], ["c"]]
+
+
+def test_of_twins_the_one_that_was_trained_for_longest_is_kept(tmp_path: Path) -> None:
+    short, long = (made_run(tmp_path / str(steps), scores={10: 5.0, steps: 4.0}) for steps in (20, 40))
+    found = compared(short, long, made_run(tmp_path / "c", *JIT, scores={20: 5.0}))
+    assert [member.name for member in found.members] == ["40", "c"]
+    assert found.left_out[0].startswith(f"{short} is left out")
+
+
+def test_runs_of_different_lengths_are_one_group_at_equal_steps(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / f"{seed}", "--seed", str(seed), scores={20: 4.0 + seed, 20 * seed: 4.0 + seed})
+        for seed in (1, 2)
+    ]
+    found = compared(*runs)
+    (group,) = found.groups
+    assert [member.seed for member in group.members] == [1, 2]
+    (row,) = table(found).rows
+    assert [one.reading.step for one in row.taken] == [20, 20]
+    assert found.differing == {}
+
+
+def test_under_a_falling_rate_another_length_is_another_configuration(tmp_path: Path) -> None:
+    more = ("--train.schedule", "cosine")
+    runs = [made_run(tmp_path / f"{n}", "--seed", str(n), *more, scores={20 * n: 4.0}) for n in (1, 2)]
+    assert compared(*runs).differing == {"train.steps": [20, 40]}

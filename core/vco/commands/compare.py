@@ -54,7 +54,8 @@ def _text(comparison: "Comparison") -> str:
         for axis, reason in board.left_out.items()
     ]
     more = [differing_table(comparison, shared=True).text()] if comparison.differing else []
-    return "\n\n".join([*shown, *notes, *comparison.apart, *more, cost_table(comparison).text()])
+    left_out = [*comparison.left_out, *notes, *comparison.apart]
+    return "\n\n".join([*shown, *left_out, *more, cost_table(comparison).text()])
 
 
 def _html(comparison: "Comparison") -> str:
@@ -68,7 +69,7 @@ def _markdown(comparison: "Comparison") -> str:
 
     shown = [score_table(comparison, board, table) for board in comparison.boards for table in board.tables]
     shown += [differing_table(comparison), cost_table(comparison), runs_table(comparison)]
-    return "\n\n".join([*(one.markdown() for one in shown), *comparison.apart]) + "\n"
+    return "\n\n".join([*(one.markdown() for one in shown), *comparison.left_out, *comparison.apart]) + "\n"
 
 
 def _json(comparison: "Comparison") -> str:

@@ -33,7 +33,7 @@ def page(comparison: Comparison) -> str:
             if 1 < len(names) < 4
             else f"{len(names)} configurations",
             boards=[_board(comparison, board) for board in comparison.boards],
-            apart=comparison.apart,
+            apart=[*comparison.left_out, *comparison.apart],
             losses=_losses(comparison),
             samples=_samples(comparison),
             columns=class_columns(first)[0],

@@ -1,72 +1,25 @@
 """Runs put beside each other: seeds of one configuration as a group, scores at equal amounts of training."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import combinations, pairwise, takewhile
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from vco.config.plain import locations
-from vco.config.resolve import to_plain_run
 from vco.errors import UserError
-from vco.folder import RunFolder, flat
+from vco.folder import RunFolder
 from vco.plugins.registry import Catalog
 from vco.reporting import bootstrap
-from vco.reporting.history import AXES, History
-from vco.reporting.scores import Reading, comparable, differences, own, read_scores
+from vco.reporting.history import AXES
+from vco.reporting.members import Group, Member, grouped, read_member, without_twins
+from vco.reporting.scores import Reading, comparable, differences
 
-SEED: Final = "seed"
-APART: Final = (
-    SEED, "api", "output_dir", "log_with", "eval.every", "sample.batch_size", "sample.grid_rows", "train.log_every",
-    "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every", "train.workers", "train.timeout",
-)  # fmt: skip
-"""Settings in which runs of one group may differ: the seed, and what changes nothing that is computed."""
 MISSING: Final = object()
 """Stands for a setting that a group does not have."""
 NEAR: Final = 0.9
 """Share of an amount of training that a score's model must have had, to be shown without a note."""
-
-
-@attrs.frozen(slots=False, eq=False)
-class Member:
-    """One run of a comparison."""
-
-    history: History
-    settings: Mapping[str, Any]
-    """Its settings, flat, but for places of files."""
-    readings: Sequence[Reading]
-    """Its own scores: measured and sampled in one way at every step."""
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return self.history.folder.path.resolve().name
-
-    @property
-    def seed(self) -> int:
-        """Its seed."""
-        return int(self.settings[SEED])
-
-    @cached_property
-    def configuration(self) -> Mapping[str, Any]:
-        """Its settings but for the seed, and for what changes nothing that is computed."""
-        return {key: value for key, value in self.settings.items() if key not in APART}
-
-
-@attrs.frozen(slots=False, eq=False)
-class Group:
-    """Runs that differ in nothing but the seed."""
-
-    name: str
-    members: Sequence[Member]
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The settings that its runs share."""
-        return self.members[0].configuration
 
 
 @attrs.frozen
@@ -171,6 +124,8 @@ class Comparison:
     boards: Sequence[Board]
     apart: Sequence[str]
     """Sentences about scores that are not compared, because they were measured in different ways."""
+    left_out: Sequence[str] = ()
+    """Sentences about runs that were named and are not in it."""
 
     @property
     def members(self) -> list[Member]:
@@ -197,63 +152,21 @@ def compare(folders: Sequence[Path], catalog: Catalog) -> Comparison:
         catalog: the plugins on offer, which know what settings mean.
 
     Raises:
-        UserError: if there are fewer than two runs, one is named twice, or one has no settings or no score.
+        UserError: if there are fewer than two different runs, or one has no settings or no score.
     """
-    if len(folders) < 2:
-        raise UserError("a comparison needs two runs or more: vco compare RUN RUN")
-    places = [folder.resolve() for folder in folders]
-    if again := [str(folder) for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"{again[0]} is named twice; a comparison is between different runs")
-    members = [_member(RunFolder(folder), catalog) for folder in folders]
-    groups = _groups(members)
+    different: dict[Path, Path] = {}
+    left_out: list[str] = []
+    for folder in folders:
+        left_out += [f"{folder} is named twice, and counts once"] if folder.resolve() in different else []
+        different.setdefault(folder.resolve(), folder)
+    members, twins = without_twins([read_member(RunFolder(folder), catalog) for folder in different.values()])
+    left_out += twins
+    if len(members) < 2:
+        why = f": {'; '.join(left_out)}" if left_out else ": vco compare RUN RUN"
+        raise UserError(f"a comparison needs two different runs or more{why}")
+    groups = grouped(members)
     boards, apart = _boards(groups)
-    return Comparison(groups=groups, boards=boards, apart=apart)
-
-
-def _groups(members: Sequence[Member]) -> list[Group]:
-    """The seeds of each configuration together, in the order in which configurations come up."""
-    alike: list[list[Member]] = []
-    for member in members:
-        same = next((group for group in alike if group[0].configuration == member.configuration), None)
-        if same is None:
-            alike.append([member])
-        else:
-            same.append(member)
-    for group in alike:
-        group.sort(key=lambda member: member.seed)
-        for one, next_one in pairwise(group):
-            if one.seed == next_one.seed:
-                raise UserError(
-                    f"{one.history.folder.path} and {next_one.history.folder.path} are the same run: equal settings "
-                    f"and seed {one.seed}; leave out one of them"
-                )
-    names = [_common_name([member.name for member in group]) for group in alike]
-    if len(set(names)) < len(names):
-        names = [str(group[0].history.folder.path) for group in alike]
-    return [Group(name, group) for name, group in zip(names, alike, strict=True)]
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """The name of a run, or what the names of several begin with: "vco-seed1" and "vco-seed2" are "vco"."""
-    if len(names) == 1:
-        return names[0]
-    common = "".join(
-        letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    )
-    return re.sub(r"[-_.,=+ ]*(seed)?[-_.,=+ ]*$", "", common) or names[0]
-
-
-def _member(folder: RunFolder, catalog: Catalog) -> Member:
-    config = folder.read_config(catalog)
-    places = {f"{part.path}.{name}" for part in config.parts for name in locations(type(part.config))}
-    settings = {key: value for key, value in flat(to_plain_run(config)).items() if key not in places}
-    readings = own(read_scores(folder), folder)
-    if not readings:
-        raise UserError(
-            f"the run in {folder.path} has no score to compare; let it finish with a --metric, or score it with "
-            f"vco eval {folder.path}"
-        )
-    return Member(History(folder), settings, readings)
+    return Comparison(groups=groups, boards=boards, apart=apart, left_out=left_out)
 
 
 def _boards(groups: Sequence[Group]) -> tuple[list[Board], list[str]]:

@@ -169,6 +169,7 @@ def plain(comparison: Comparison) -> dict[str, Any]:
             key: [None if v is MISSING else v for v in values] for key, values in comparison.differing.items()
         },
         "not compared": list(comparison.apart),
+        "left out": list(comparison.left_out),
     }
 
 
