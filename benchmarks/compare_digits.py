@@ -43,8 +43,8 @@ Unguided samples of the first seed after all steps, a column per class:
 
 ![sample grids of every method](results_samples.png)
 
-The image stream's training loss of the first seed. Each process has its own distribution of noise, so compare within
-one:
+The image stream's training loss of the first seed, where a method has one. Each process has its own distribution of
+noise, so compare within one:
 
 ![training loss of the image stream of every method](results_curves.png)
 """

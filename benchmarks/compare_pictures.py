@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,21 +34,27 @@ def draw_grids(folders: Mapping[str, Path], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """What a run has logged, step by step."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def draw_curves(folders: Mapping[str, Path], path: Path) -> None:
-    """Writes the training loss of the image stream of each run, in panels of six runs.
+    """Writes the training loss of the image stream of each run that has one, in panels of six runs.
 
     Args:
         folders: name -> run folder.
         path: the PNG to write.
     """
-    names = list(folders)
+    logs = {name: logged(folder) for name, folder in folders.items()}
+    names = [name for name, lines in logs.items() if "image" in lines[-1]]
     groups = [names[i : i + 6] for i in range(0, len(names), 6)]
     figure = Figure(figsize=(3.6 * len(groups), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     for panel, group in zip(panels, groups, strict=True):
         for name in group:
-            lines = [json.loads(line) for line in (folders[name] / "metrics.jsonl").read_text().splitlines()]
+            lines = logs[name]
             loss = np.convolve([line["image"] for line in lines], np.ones(WINDOW) / WINDOW, mode="valid")
             panel.plot([line["step"] for line in lines][WINDOW - 1 :], loss, linewidth=1.2, label=name)
         panel.set_yscale("log")
