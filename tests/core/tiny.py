@@ -112,10 +112,15 @@ def share(rows: slice, inputs: Inputs, draw: Draw) -> tuple[Inputs, Draw]:
 
 def launch(*argv: str, plugins: Path = Path(__file__).parent) -> "subprocess.CompletedProcess[str]":
     """Runs `vco-run` with two processes on the CPU, which find plugins in a folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vco.cli"]
+    return launched("-m", "vco.cli", *argv, plugins=plugins)
+
+
+def launched(*program: str, plugins: Path = Path(__file__).parent) -> "subprocess.CompletedProcess[str]":
+    """Runs a program of Python likewise."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     devices = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment = os.environ | devices | {"PYTHONPATH": str(plugins)}
-    return subprocess.run([*command, *argv], env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=600)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

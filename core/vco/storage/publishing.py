@@ -126,6 +126,9 @@ def _complete(aside: Path, final: Path, copied: Copied, parts: Sequence[Mapping[
     manifest = {name: expected for part in parts for name, expected in part.items()}
     manifest[STATE] = fingerprint(aside / STATE)
     (aside / MANIFEST).write_text(json.dumps(dict(sorted(manifest.items())), indent=1))
+    for path in aside.iterdir():  # what a process of the same name was killed over
+        if path.name != MANIFEST and path.name not in manifest:
+            remove(path)
     for name in (STATE, MANIFEST, "."):
         fsync(aside / name)
     if final.exists():  # only a damaged one can be there: a whole one would have been resumed from
