@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="vco import",
         usage="%(prog)s FILE --as PRESET --out RUN [--SECTION.OPTION VALUE] ...",
-        description="Make a run folder of published weights (V-Co, JiT, SiT, REPA, REG, ReDi, Latent Forcing), to sample from, to score and to start "
-        "training from. Neither data set nor encoders need be there. The options of vco-run say where the network "
-        "differs from the preset's, as in --backbone.size L.",
+        description="Make a run folder of published weights (V-Co, JiT, SiT, REPA, REG, ReDi, Latent Forcing), to "
+        "sample from, to score and to start training from. Neither data set nor encoders need be there. The options of "
+        "vco-run say where the network differs from the preset's, as in --backbone.size L.",
         allow_abbrev=False,
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="a .pth or .pt of theirs; nothing in it is executed")
