@@ -1,23 +1,20 @@
-"""The pages of a run and of a comparison in headless Chromium: on a phone and on a desk, by day and by night."""
+"""The pages of a run and of a comparison: as files, and in headless Chromium, on a phone and a desk, light and dark."""
 
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from browsers import chromium
+from html_pages import Page
 from made_runs import add_score, made_run
+from playwright import sync_api as playwright
 
 from vco.cli import main_run, main_vco
 from vco.folder import RunFolder
 from vco.reporting.report import write_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 CUT = """() => [...document.querySelectorAll('body *')].filter(element => {
     const box = element.getBoundingClientRect();
     return box.width && box.right > innerWidth + 0.5 && !element.closest('.wide, pre, svg');
@@ -27,10 +24,11 @@ CUT = """() => [...document.querySelectorAll('body *')].filter(element => {
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Any]:
+    assert chromium(), "install Chromium (apt-get install chromium), or leave these tests out with -m 'not browser'"
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+        opened = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +49,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"trained": place / "trained/report.html", "odd": odd / "report.html", "comparison": place / "compare.html"}
 
 
+@pytest.mark.parametrize("name", ["trained", "odd", "comparison"])
+def test_a_page_is_whole_and_asks_for_nothing_outside_it(pages: dict[str, Path], name: str) -> None:
+    """What needs no browser, and is looked at wherever the tests run."""
+    page, text = Page(pages[name]), pages[name].read_text()
+    assert text.lstrip().startswith("<!doctype html>")
+    assert ("meta", "charset", "utf-8") in page.attributes
+    assert ("meta", "content", "width=device-width, initial-scale=1") in page.attributes
+    assert page.values("src")
+    assert all(value.startswith("data:image/") for value in page.values("src"))
+    assert all(value.startswith("#") for key in ("href", "xlink:href") for value in page.values(key))
+    assert "http" not in text.replace("http://www.w3.org/", "")  # names of SVG, which nobody fetches
+    assert [part for part in ("<script", "<link", "<iframe", "@import") if part in text] == []
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("name", ["trained", "odd", "comparison"])
@@ -78,6 +92,7 @@ def test_nothing_is_cut_or_fetched_and_no_error_is_met(
     context.close()
 
 
+@pytest.mark.browser
 def test_a_curve_that_is_clicked_fills_the_page(browser: Any, pages: dict[str, Path]) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(pages["trained"].as_uri())
@@ -88,6 +103,7 @@ def test_a_curve_that_is_clicked_fills_the_page(browser: Any, pages: dict[str, P
     page.close()
 
 
+@pytest.mark.browser
 def test_text_on_a_phone_is_large_enough_to_read(browser: Any, pages: dict[str, Path]) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(pages["trained"].as_uri())
