@@ -12,7 +12,7 @@ import yaml
 from vco.cli import main_run
 from vco.evaluation.evaluate import Evaluation
 from vco.folder import differences
-from vco.storage import checkpoint
+from vco.storage import publishing
 from vco.training.loop import Training
 
 Capture = pytest.CaptureFixture[str]
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_status_1(
 def test_a_full_disk_while_a_checkpoint_is_written_leaves_a_run_that_goes_on(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fsync = checkpoint.fsync
+    fsync = publishing.fsync
 
     def full(path: Path) -> None:
         if "step-00000004" in str(path):
@@ -209,7 +209,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_leaves_a_run_that_goes_on(
 
     options = ("--train.checkpoint-every", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "fsync", full)
+        patch.setattr(publishing, "fsync", full)
         assert main_run(tiny.argv(tmp_path, *options)) == 1
     assert "No space left on device; older checkpoints are untouched" in capsys.readouterr().err
     assert main_run(tiny.argv(tmp_path, *options)) == 0

@@ -1,6 +1,7 @@
 """The two shipped digit networks: as accurate as their files say, frozen, differentiable."""
 
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,12 @@ both = pytest.mark.parametrize("kind", [DigitsViT, DigitsCNN])
 SHAPE = (1, 8, 8)
 
 
+def made(kind: Any, shape: tuple[int, int, int]) -> Source:
+    return kind(kind.Config(), FeatureSetting(image_shape=shape))
+
+
 def loaded(kind: type[Source]) -> Source:
-    source = kind(kind.Config(), FeatureSetting(image_shape=SHAPE))
+    source = made(kind, SHAPE)
     source.load()
     return source
 
@@ -102,7 +107,7 @@ def test_every_call_gives_the_same_and_leaves_the_images_alone(kind: type[Source
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16), (1, 8, 9)])
 def test_other_image_shapes_are_refused_with_what_fits(kind: type[Source], shape: tuple[int, int, int]) -> None:
     with pytest.raises(UserError, match=r"\(1, 8, 8\)"):
-        kind(kind.Config(), FeatureSetting(image_shape=shape))
+        made(kind, shape)
 
 
 def test_vit_tokens_have_mean_0_and_variance_1() -> None:
