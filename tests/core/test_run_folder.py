@@ -58,7 +58,7 @@ def test_it_says_the_new_settings_once_they_were_used(folder: Path) -> None:
 def test_it_says_the_old_settings_while_the_new_evaluation_is_not_done(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*given: object) -> None:
+    def interrupted(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Evaluation, "score", interrupted)
@@ -106,6 +106,7 @@ def test_all_others_may_not(tmp_path: Path) -> None:
     assert changed(tmp_path, *bound) == {
         "codec.noise_scale": (1.0, 2.0),
         "features.digits-cnn.name": ("(not set)", "digits-cnn"),
+        "features.digits-cnn.weights": ("(not set)", "digits-cnn"),
         "features.order": ("(not set)", ["digits-vit", "digits-cnn"]),
         "loss.hybrid.t_low": (0.0, 0.1),
         "optimizer.betas": ([0.9, 0.95], [0.9, 0.99]),
@@ -176,22 +177,43 @@ def block(folder: Path) -> None:
     (folder / "checkpoints").write_text("")
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [(remove, "No such file or directory"), (block, "File exists")])
-def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_status_1(
-    spoil: Callable[[Path], None], reason: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def save_into(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]], None]:
+    """Lets something happen to the run folder before every save."""
+
+    def install(spoil: Callable[[Path], None]) -> None:
+        save = Training._save
+
+        def spoilt(self: Training, *given: object) -> object:
+            spoil(self.folder.path)
+            return save(self, *given)  # pyright: ignore[reportArgumentType]
+
+        monkeypatch.setattr(Training, "_save", spoilt)
+
+    return install
+
+
+def test_a_run_folder_that_vanishes_ends_the_training_with_status_1(
+    tmp_path: Path, capsys: Capture, save_into: Callable[[Callable[[Path], None]], None]
 ) -> None:
-    save = Training._save
+    save_into(remove)
+    options = ("--train.log-every", "9", "--train.checkpoint-every", "2")
+    assert main_run(tiny.argv(tmp_path / "run", *options)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    # the log, the report or the thread that saves is the first to notice
+    assert "No such file or directory" in line
+    assert "put that right, then the same command goes on" in line
 
-    def spoilt(self: Training, *given: object) -> object:
-        spoil(self.folder.path)
-        return save(self, *given)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Training, "_save", spoilt)
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_status_1(
+    tmp_path: Path, capsys: Capture, save_into: Callable[[Callable[[Path], None]], None]
+) -> None:
+    save_into(block)
     options = ("--train.log-every", "9", "--train.checkpoint-every", "2")
     assert main_run(tiny.argv(tmp_path / "run", *options)) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"vco-run: training stopped: cannot write checkpoint {tmp_path / 'run'}/checkpoints/step-")
-    assert reason in line
+    assert "File exists" in line
     assert line.endswith(
         "older checkpoints are untouched: put that right, then the same command goes on from the newest"
     )
