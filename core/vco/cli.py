@@ -13,6 +13,7 @@ from vco.plugins.discovery import describe, load_catalog
 
 VERBS: Final = {  # verb -> (module with its `main`, what it does)
     "data": ("vco.commands.data", "look at a data set before a run depends on it"),
+    "latents": ("vco.commands.latents", "encode a data set once, so that training need not read and encode its images"),
     "train-encoder": ("vco.commands.train_encoder", "train a small encoder on images of your own"),
     "check": ("vco.testing.command", "check that a plugin keeps the contracts of vco.api, law by law"),
     "new": ("vco.starter.command", "write a plugin package to begin with, which passes and runs at once"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vco import flow
 from vco.api import (
     IMAGE,
+    MOMENTS,
     Adapter,
     Backbone,
     Codec,
@@ -128,7 +129,10 @@ class Objective(nn.Module):
             The unweighted losses and, as "loss", their weighted total: the one to differentiate.
         """
         with torch.no_grad():
-            image = self.codec.encode(inputs.images, inputs.encoding_noise)
+            if MOMENTS in inputs.extras:
+                image = self.codec.draw(inputs.extras[MOMENTS], inputs.encoding_noise)
+            else:
+                image = self.codec.encode(inputs.images, inputs.encoding_noise)
         clean: Streams = {IMAGE: image}
         target: Streams = {IMAGE: image}
         losses: dict[str, Tensor] = {}
@@ -151,7 +155,8 @@ class Objective(nn.Module):
             for stream, spec in self.specs.items()
         }
         draws = {name: inputs.generator.of(name).rand(*shape) for name, shape in self.backbone.draws.items()}
-        context = {**told.context, **inputs.extras, **draws}
+        extras = {name: value for name, value in inputs.extras.items() if name != MOMENTS}
+        context = {**told.context, **extras, **draws}
         step = Step(
             number=number,
             images=inputs.images,
@@ -168,7 +173,7 @@ class Objective(nn.Module):
             network=self.network,
             quiet=self.quiet,
             generator=inputs.generator,
-            extras=inputs.extras,
+            extras=extras,
             denoising_weights={
                 stream: self.stream_weights.get(stream, 1.0) * weight
                 for stream, weight in draw.denoising_weights.items()

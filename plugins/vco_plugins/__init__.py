@@ -32,6 +32,8 @@ def vco_features() -> dict[str, str]:
     return {
         "digits-vit": "vco_plugins.features.digits_vit:DigitsViT",
         "digits-cnn": "vco_plugins.features.digits_cnn:DigitsCNN",
+        "clothing-vit": "vco_plugins.features.clothing_vit:ClothingViT",
+        "clothing-cnn": "vco_plugins.features.clothing_cnn:ClothingCNN",
         "dinov2": "vco_plugins.features.dinov2:DINOv2",
         "dinov3": "vco_plugins.features.dinov3:DINOv3",
         "siglip": "vco_plugins.features.siglip:SigLIP",
@@ -125,6 +127,7 @@ def vco_data() -> dict[str, str]:
         "digits": "vco_plugins.data.digits:Digits",
         "clothing32": "vco_plugins.data.clothing:Clothing32",
         "image-folder": "vco_plugins.data.image_folder:ImageFolder",
+        "repa-latents": "vco_plugins.data.repa_latents:RepaLatents",
         "shards": "vco_plugins.data.shards:Shards",
         "hf": "vco_plugins.data.hf:HuggingFace",
     }

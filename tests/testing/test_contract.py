@@ -1,5 +1,6 @@
 """The built-in components keep the contract, through the same call that any plugin's author makes."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SETTINGS = {
     "data/image-folder": {"root": str(FOLDER), "size": 16, "classes": 3},
     "data/shards": {"root": str(FOLDER / "shards"), "size": 16, "window": 2},
     "codec/vae": {"weights": str(FOLDER / "vae")},
+    "data/repa-latents": {"root": str(FOLDER / "published"), "size": 16, "held_out": 4},
     "data/hf": {"path": str(FOLDER / "rows.parquet"), "size": 16, "label_column": "kind"},
     **{name: {"weights": str(FOLDER / case.id), "resolution": SIDE} for name, case in ENCODERS.items()},
 }
@@ -45,11 +47,26 @@ def files() -> Iterator[None]:
     packed.pack(FOLDER, FOLDER / "shards", "--data.size", "16")
     table(sorted(FOLDER.glob("train/*/*.png")), FOLDER / "rows.parquet")
     write_vae(FOLDER / "vae")
+    published_layout(FOLDER / "published", random)
     for case in ENCODERS.values():
         (FOLDER / case.id).mkdir()
         case.save(FOLDER / case.id)
     yield
     rmtree(FOLDER)
+
+
+def published_layout(folder: Path, random: np.random.RandomState) -> None:
+    """Pictures and latents as REPA's preprocessing writes them."""
+    labels: list[tuple[str, int]] = []
+    for kind in ("images", "vae-sd"):
+        (folder / kind / "00000").mkdir(parents=True)
+    for number in range(90):
+        picture = random.randint(0, 200, (16, 16, 3)) + 20 * (number % 3)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"images/00000/img{number:08}.png")
+        name = f"00000/img-mean-std-{number:08}.npy"
+        np.save(folder / "vae-sd" / name, random.rand(8, 4, 4).astype(np.float32))
+        labels.append((name, number % 3))
+    (folder / "vae-sd/dataset.json").write_text(json.dumps({"labels": labels}))
 
 
 def table(files: list[Path], target: Path) -> None:

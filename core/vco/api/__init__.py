@@ -34,6 +34,7 @@ from vco.api.backbone import BackboneSetting as BackboneSetting
 from vco.api.backbone import Denoised as Denoised
 from vco.api.backbone import PublishedWeights as PublishedWeights
 from vco.api.backbone import Tap as Tap
+from vco.api.codec import MOMENTS as MOMENTS
 from vco.api.codec import Codec as Codec
 from vco.api.codec import CodecSetting as CodecSetting
 from vco.api.component import Component as Component

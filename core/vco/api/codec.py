@@ -1,6 +1,7 @@
 """The contract of codecs: from images to the stream that is denoised, and back."""
 
 from abc import abstractmethod
+from typing import Final
 
 import attrs
 from attrs.validators import gt
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from vco.api.component import Component
 from vco.api.streams import StreamSpec
 from vco.errors import UserError
+
+MOMENTS: Final = "moments"
+"""Name in `ImageSet.extras` of what a codec makes of an image (`Codec.posterior`), where that was stored."""
 
 
 @attrs.frozen(kw_only=True)

@@ -51,6 +51,10 @@ class ImageSet(ABC):
         """
         return {}
 
+    def visit(self, index: int, generator: torch.Generator | None) -> tuple[UInt8[Tensor, "c h w"], dict[str, Tensor]]:
+        """Image `index` and what travels with it, where the same draw decides about both. Default: one by one."""
+        return self.image(index, generator), dict(self.extras(index))
+
     def file(self, index: int) -> tuple[str, bytes] | None:
         """The picture file that image `index` is read from: its ending, as in "jpg", and its bytes. Default: none.
 

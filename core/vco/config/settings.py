@@ -54,6 +54,9 @@ class TrainConfig:
         factory=lambda: {"image": 1.0, "features": 0.1}, validator=deep_mapping(instance_of(str), ge(0.0))
     )
     """Weight of each stream's denoising loss, as in image=1,features=0.1; a stream not named has weight 1."""
+    latents: str = field(default="", validator=instance_of(str))
+    """Folder that `vco latents` has written of these images with this codec: it is read in training in place of images,
+    which are read only where an encoder needs them."""
     fit_samples: int = field(default=50_000, validator=ge(1))
     """Training images (shuffled) that an adapter's fit stage sees, at most the whole set."""
     checkpoint_every: int = field(default=500, validator=ge(1))

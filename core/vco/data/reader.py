@@ -59,7 +59,7 @@ class _Images(Dataset[tuple[Tensor, Mapping[str, Tensor], str]]):
 
     def _read(self, index: int, epoch: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         draws = None if self.seed is None else generator(self.seed, "augment", epoch, index)
-        return self.images.image(index, draws), dict(self.images.extras(index))
+        return self.images.visit(index, draws)
 
     def _next_of_class(self, index: int, epoch: int, error: UserError) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The next image of the same class that can be read: the same one in every process."""

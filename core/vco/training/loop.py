@@ -46,6 +46,7 @@ from vco.training.saving import Saver
 from vco.training.sharding import Shards, share_out
 from vco.training.starting import start_from
 from vco.training.stopping import UNREADABLE, StopFlag
+from vco.training.stored_latents import training_images
 from vco.training.trackers import log_scores, start_trackers
 from vco.training.upcoming import Upcoming
 
@@ -63,7 +64,7 @@ class Training:
         self.images = run.data.train()
         run.to(self.device)
         self.objective: Objective = run.objective
-        self.batches = Batches(run, self.images, accelerator, folder.bad_images)
+        self.batches = Batches(run, training_images(run, self.images), accelerator, folder.bad_images)
         self.evaluation = Evaluation(run, accelerator)
         self.step = 0
         self.ahead = 0
