@@ -193,6 +193,8 @@ def _write(args: argparse.Namespace, training: "EncoderTraining", data: "Data") 
     plan = training.plan
     with new_folder(args.output) as folder:
         source = training.recipe.write(folder)
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors makes files that only their owner reads
         known = score(source, plan, data.test(), training.device)
         record = {"held_out": known.plain(), "weights": of_weights(source), "vco": __version__, "job": dict(plan.job)}
         write_atomic(folder / RECORD, json.dumps(record, indent=1) + "\n")

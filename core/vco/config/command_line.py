@@ -25,7 +25,7 @@ SHORT: Final = {"from": "start_from"}
 FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no value
     "preset": (
         "NAME",
-        f"settings to start from [{DEFAULT_PRESET}, or by the size of --data; none with --config]; the last wins",
+        f"settings to start from [{DEFAULT_PRESET}, or by --data: its name or size; none with --config]; the last wins",
     ),
     "config": ("FILE", "YAML file on top of the preset, such as a run's config.yaml; of several the last wins"),
     "resume": ("RUN", "go on with the run in this folder, wherever it lies; the same as the folder alone"),

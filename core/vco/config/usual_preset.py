@@ -34,14 +34,16 @@ class Listed:
 
 
 def usual_preset(line: CommandLine, catalog: Catalog) -> tuple[str, Listed]:
-    """The preset for the largest images that are no larger than those of the data set on the command line.
+    """The preset that has the name of the data set on the command line, as `digits` and `clothing32` have.
 
-    Without a data set on the command line, with that of `DEFAULT_PRESET` (they have the same name), or where no preset
-    is made for sizes, it is `DEFAULT_PRESET`.
+    Where there is none, it is the one for the largest images that are no larger than those of the data set. Without a
+    data set on the command line, or where no preset is made for sizes, it is `DEFAULT_PRESET`.
     """
     sizes = sorted(int(found[1]) for name in catalog.names(PRESETS) if (found := SIZED.fullmatch(name)))
     chosen = line.layer.get("data")
-    if chosen is None or chosen.value == DEFAULT_PRESET or not sizes:
+    if chosen is not None and chosen.value in catalog.names(PRESETS):
+        return str(chosen.value), Listed()
+    if chosen is None or not sizes:
         return DEFAULT_PRESET, Listed()
     listed = _build(str(chosen.value), line, catalog)
     if listed.data is None:

@@ -125,7 +125,8 @@ class TimmRecipe(Recipe):
         network: Any = copy.deepcopy(self.parts["average"]).cpu().eval()
         network = network.half() if self.config.half else network
         half = (0.5, 0.5, 0.5)  # pixels in [0, 1] then become images in [-1, 1], which it was trained on
-        own = {"mean": half, "std": half, "input_size": (3, self.side, self.side), "crop_pct": 1.0}
+        own: dict[str, Any] = {"mean": half, "std": half, "input_size": (3, self.side, self.side), "crop_pct": 1.0}
+        own |= {"tag": "vco", "license": None}  # not those of the weights that timm has of this network
         about = {"pretrained_cfg": own, "num_classes": network.num_classes}
         about |= {"label_names": list(self.setting.class_names)} if network.num_classes else {}
         save_for_hf(

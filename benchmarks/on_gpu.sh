@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Everything that has to be measured on a GPU, in stages of at most eight minutes that go on where they were stopped.
+#
+#   benchmarks/on_gpu.sh [checks|speed|study] [--small]
+#
+# checks  the tests marked gpu; losses on the GPU against the CPU's in fp32 and bf16; waits of the host
+# speed   every benchmark that writes rows (benchmarks/{step,sample,loss,data}.py), one after the other
+# study   the study on clothing32 with wider networks; call it again until it has nothing left to do
+#
+# Without a stage, all of them follow each other. Results are written to $OUT (default: runs/on_gpu) as they come; what is
+# done leaves a file in $OUT/done and is not done again. --small rehearses everything on a CPU with tiny sizes.
+# $SECONDS_PER_STAGE (default: 470) and $JOBS (runs of the study at a time, default: 4) may be set.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+out=${OUT:-runs/on_gpu}
+limit=${SECONDS_PER_STAGE:-470}
+jobs=${JOBS:-4}
+small=""
+stages=()
+for argument in "$@"; do
+    case "$argument" in
+        --small) small=1 ;;
+        checks | speed | study) stages+=("$argument") ;;
+        *) echo "on_gpu.sh: $argument is none of checks, speed, study and --small" >&2; exit 2 ;;
+    esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(checks speed study)
+mkdir -p "$out/done"
+python=${PYTHON:-python}
+failed=0
+
+# once NAME COMMAND...: runs a command unless it is done, within what is left of the stage's time
+once() {
+    local name=$1 left
+    shift
+    [ -e "$out/done/$name" ] && return
+    left=$((stage_end - $(date +%s)))
+    if [ "$left" -lt 5 ]; then
+        echo "== $name: no time left in this stage; call it again"
+        return
+    fi
+    echo "== $name (at most $left s)"
+    timeout --kill-after 20 "$left" "$@" >>"$out/$name.log" 2>&1
+    local status=$?
+    tail -n 3 "$out/$name.log"
+    if [ $status -eq 0 ]; then
+        touch "$out/done/$name"
+    elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
+        echo "$name: the time was up; call it again"
+    else
+        echo "$name: failed with status $status; see $out/$name.log"
+        failed=1
+    fi
+}
+
+checks() {
+    # pytest ends with 5 where no test is marked, which is no success
+    once tests "$python" -m pytest -q -m "${small:+not }gpu" ${small:+tests/core/test_flow.py}
+    once parity "$python" benchmarks/gpu_checks.py --json "$out/parity.json" \
+        ${small:+--steps 2 --methods JiT --options "--backbone.width 16 --backbone.depth 2 --backbone.context-start 1 --train.batch-size 20 --train.samples-per-class 2 --train.fit-samples 60"}
+}
+
+speed() {
+    local name more
+    for name in loss data step sample; do
+        [ -e "benchmarks/$name.py" ] || continue
+        more=()
+        if "$python" "benchmarks/$name.py" --help | grep -q -- --json; then more=(--json "$out/$name.json"); fi
+        if [ -n "$small" ]; then
+            case $name in
+                loss) more+=(--turns 2) ;;
+                data) more+=(--images 20 --size 32 --rounds 1) ;;
+                *) more+=(--small) ;;
+            esac
+        fi
+        once "speed-$name" "$python" "benchmarks/$name.py" "${more[@]}"
+    done
+}
+
+study() {
+    local left
+    left=$((stage_end - $(date +%s) - 10))
+    if [ -n "$small" ]; then
+        once study "$python" benchmarks/study.py --budget "${left}s" --small --seeds 1 --datasets digits --methods JiT \
+            --work "$out/study" --results "$out/study.jsonl"
+        return
+    fi
+    # it stops by itself, with its runs saved; it is done when it has nothing left to do
+    "$python" benchmarks/study.py --budget "${left}s" --datasets clothing32-wide --jobs "$jobs" \
+        --work "$out/study" --results "$out/study.jsonl" >>"$out/study.log" 2>&1 || failed=1
+    tail -n 3 "$out/study.log"
+    "$python" benchmarks/study.py --report --datasets clothing32-wide --work "$out/study" --results "$out/study.jsonl" \
+        --page "$out/study.md" || failed=1
+}
+
+for stage in "${stages[@]}"; do
+    stage_end=$(($(date +%s) + limit))
+    "$stage"
+done
+exit $failed

@@ -1,0 +1,240 @@
+"""Trains and measures the methods of study.yaml as a study that can be stopped and continued on any machine.
+
+    python benchmarks/study.py --budget 60m [--datasets clothing32] [--methods JiT REPA] [--jobs 2]
+    python benchmarks/study.py --report
+
+Every method is trained with `vco-run` under the same settings and seeds. `vco eval sweep` finds its own best guidance
+scale on sampling seeds of their own; `vco eval` scores it at this scale and unguided, in two feature spaces of which it
+is aligned to neither, with labels drawn as often as in the data, after all steps and after as many as plain JiT's FLOPs
+and time allow. Results are added to --results (JSON lines) as they come; what is there is not done again, and a run
+that was stopped goes on. --report writes the tables of docs/study.md and its pictures from them.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from study_plan import REFERENCE, SAMPLING_SEEDS, SWEEP_SEEDS, Run, datasets, read_config, run_of, runs
+from study_report import write_report
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+VCO = "import sys; from vco.cli import main_vco; sys.exit(main_vco(sys.argv[1:]))"
+LONGEST_SAVE = 60.0
+
+
+class OutOfTimeError(Exception):
+    """The budget is used up; what was running has been stopped and will go on."""
+
+
+class Study:
+    """Does pieces of work within a time, and writes down what they found."""
+
+    def __init__(self, results: Path, deadline: float) -> None:
+        self.results, self.deadline = results, deadline
+        self._lock = threading.Lock()
+        lines = results.read_text().splitlines() if results.exists() else []
+        self.found: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip().endswith("}")]
+
+    def of(self, run: Run, kind: str) -> dict[str, Any] | None:
+        """What a piece of work on a run has found; None if it is still to be done."""
+        wanted = {"data": run.data.name, "method": run.method, "config": run.config, "seed": run.seed, "kind": kind}
+        with self._lock:
+            return next((line for line in self.found if wanted.items() <= line.items()), None)
+
+    def add(self, run: Run, kind: str, what: Mapping[str, Any]) -> None:
+        """Writes down what was found."""
+        named = {"data": run.data.name, "method": run.method, "config": run.config, "seed": run.seed, "kind": kind}
+        line = {**named, **what, "options": run.options, "more": run.data.more, "folder": run.folder.name}
+        with self._lock, self.results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            self.found.append(line)
+
+    def command(self, program: Sequence[str], log: Path) -> str:
+        """Runs a command in one thread, its output into a file; at the end of the time it is asked to stop.
+
+        Raises:
+            OutOfTimeError: if it was.
+            RuntimeError: if it failed.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError
+        with log.open("a") as file:
+            begin = file.tell()
+            threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+            process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | threads)
+            try:
+                status = process.wait(max(0.0, self.deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(LONGEST_SAVE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                raise OutOfTimeError from None
+        if status:
+            raise RuntimeError(f"{' '.join(program[2:])} ended with status {status}; see {log}")
+        with log.open() as file:
+            file.seek(begin)
+            return file.read()
+
+    def vco(self, run: Run, *arguments: str) -> str:
+        """Runs a verb of `vco`."""
+        return self.command([sys.executable, "-c", VCO, *arguments], Path(f"{run.folder}.log"))
+
+
+def train(study: Study, run: Run) -> None:
+    """Trains a run, and measures what a step costs."""
+    study.command([sys.executable, "-m", "vco.cli", *run.training], Path(f"{run.folder}.log"))
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    cost = json.loads((run.folder / "cost.json").read_text())
+    study.add(
+        run,
+        "train",
+        {
+            "steps": run.data.steps,
+            # the least, because other work on the machine only adds to it
+            "seconds_per_step": min(line["seconds.step"] for line in lines if "seconds.step" in line),
+            "flops_per_image": cost["training_flops_per_image"],
+            "parameters": cost["parameters"],
+            "loss": [[line["step"], line["image"]] for line in lines],
+        },
+    )
+
+
+def sweep(study: Study, run: Run) -> None:
+    """Finds the method's own best scale, with its first training seed."""
+    path = run.folder / "study-sweep.jsonl"
+    scales = ",".join(f"{scale:g}" for scale in run.data.scales)
+    seeds = ",".join(map(str, SWEEP_SEEDS))
+    study.vco(
+        run, "eval", "sweep", str(run.folder), "--scales", scales, "--sweep-seeds", seeds, "--seeds", "0",
+        "--sweep-num", str(run.data.sweep_samples), "--num", str(run.data.samples), "--evals", str(path),
+        "--no-baseline", *run.metrics,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    tried = [[float(line["sweep"]["scale"]), line["seed"], line["value"]] for line in lines if "sweep" in line]
+    best = next(line["guidance"]["scale"] for line in lines if "sweep" not in line)
+    study.add(run, "sweep", {"tried": tried, "scale": best})
+
+
+def score(study: Study, run: Run, kind: str, scale: float, steps: int) -> None:
+    """Scores a run at a scale after a number of steps, with every sampling seed."""
+    path = run.folder / f"study-{kind}.jsonl"
+    study.vco(
+        run, "eval", str(run.folder), "--step", str(steps), "--scale", f"{scale:g}", "--num", str(run.data.samples),
+        "--seeds", ",".join(map(str, SAMPLING_SEEDS)), "--evals", str(path), *run.metrics,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    values = {one["metric"]: [s["value"] for line in lines for s in line["scores"] if s["metric"] == one["metric"]]
+              for one in lines[0]["scores"]}  # fmt: skip
+    real = {one["metric"]: one["real_value"] for one in lines[0]["scores"]}
+    protocol = {one["metric"]: one["protocol_hash"] for one in lines[0]["scores"]}
+    study.add(run, kind, {"steps": steps, "scale": scale, "values": values, "real": real, "protocol": protocol})
+
+
+def neighbours(study: Study, run: Run, scale: float) -> None:
+    """Asks whether samples are nearer to training images than held-out images are, and draws a few of them."""
+    picture, images = run.folder / "neighbours.png", run.folder / "study-samples.npz"
+    said = study.vco(
+        run, "eval", str(run.folder), "--neighbours", str(min(250, run.data.samples)), "--scale", f"{scale:g}",
+        "--out", str(picture), *run.metrics,
+    )  # fmt: skip
+    found = re.search(r"^(\d+) of (\d+) samples are nearer than", said, re.MULTILINE)
+    assert found, "`vco eval --neighbours` says how many"
+    images.unlink(missing_ok=True)
+    study.vco(run, "sample", str(run.folder), "--num", "30", "--scale", f"{scale:g}", "--out", str(images))
+    study.add(
+        run, "neighbours", {"near": int(found[1]), "of": int(found[2]), "verdict": said.strip().splitlines()[-3:]}
+    )
+
+
+def pieces(study: Study, run: Run) -> Sequence[tuple[str, Callable[[], None]]]:
+    """What is to be done for a run, in order; what needs results that are not there yet is left for the next pass."""
+    first = run_of(run.data, run.method, 0, run.work)  # its best scale counts for all seeds
+    reference = run_of(run.data, REFERENCE, run.seed, run.work)  # its cost is the budget
+    todo: list[tuple[str, Callable[[], None]]] = [("train", lambda: train(study, run))]
+    todo += [("sweep", lambda: sweep(study, run))] if run == first else []
+    todo.append(("unguided", lambda: score(study, run, "unguided", 1.0, run.data.steps)))
+    if (found := study.of(first, "sweep")) is None:
+        return todo
+    scale = found["scale"]
+    todo.append(("best", lambda: score(study, run, "best", scale, run.data.steps)))
+    mine, budget = study.of(run, "train"), study.of(reference, "train")
+    if mine and budget:
+        for kind, cost in (("flops", "flops_per_image"), ("time", "seconds_per_step")):
+            share = min(1.0, budget[cost] / mine[cost])
+            steps = max(run.data.point, int(run.data.steps * share) // run.data.point * run.data.point)
+            todo.append((kind, lambda kind=kind, steps=steps: score(study, run, kind, scale, steps)))
+    todo += [("neighbours", lambda: neighbours(study, run, scale))] if run == first else []
+    return todo
+
+
+def work_on(study: Study, run: Run, say: Callable[[str], None]) -> None:
+    """Does what is to be done for a run; a failure is said and stops nothing else."""
+    try:
+        while left := [piece for piece in pieces(study, run) if study.of(run, piece[0]) is None]:
+            kind, act = left[0]
+            if kind != "train" and not run.folder.exists():
+                raise RuntimeError(f"the run in {run.folder} was trained on another machine; score it there")
+            act()
+    except RuntimeError as error:
+        say(f"{run.data.name}, {run.method}, seed {run.seed}: {error}")
+
+
+def seconds(text: str) -> float:
+    """A time, as in 90s, 60m or 8h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time, as in 90s, 60m or 8h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def main() -> None:
+    known, methods = read_config()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=seconds, default=None, help="time after which it stops, as in 60m; else all")
+    parser.add_argument("--datasets", nargs="+", choices=list(known), default=["digits", "clothing32"], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=list(methods), default=list(methods), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=2, help="training seeds [2]")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each [1]")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for the runs [runs/study]")
+    parser.add_argument("--results", type=Path, help="what was found [study.jsonl; with --small in the folder --work]")
+    parser.add_argument("--small", action="store_true", help="rehearse everything with tiny networks")
+    parser.add_argument("--report", action="store_true", help="start nothing: write the page from what was found")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "study.md", help="page of --report")
+    args = parser.parse_args()
+    chosen = datasets(args.datasets, small=args.small)
+    todo = list(runs(chosen, args.methods, args.seeds, args.work))
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = args.results or (args.work / "results.jsonl" if args.small else HERE / "study.jsonl")
+    study = Study(results, time.monotonic() + (args.budget or 10**9))
+    if args.report:
+        write_report(study.found, args.datasets, args.work, args.page)
+        return
+    try:
+        for run in {run.data.name: run for run in todo}.values():
+            if not (run.judge / "training.json").exists():
+                study.vco(run, "train-encoder", *run.data.judge.split(), "--output", str(run.judge))
+        for _ in range(2):  # the second pass does what had to wait for plain JiT
+            with ThreadPoolExecutor(args.jobs) as pool:
+                jobs = [pool.submit(work_on, study, run, tqdm.write) for run in todo]
+                for job in tqdm(jobs, desc="runs", unit="run"):
+                    job.result()
+    except OutOfTimeError:
+        print("the time is up; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

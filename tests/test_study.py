@@ -1,0 +1,221 @@
+"""The study: its commands fit together, it stops in time and goes on, and its page says what its lines say."""
+
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from vco.config.command_line import parse
+from vco.config.resolve import resolve
+from vco.plugins.discovery import load_catalog
+from vco.run import assemble
+
+ROOT = Path(__file__).resolve().parents[1]
+PATH = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def modules() -> Any:
+    """The modules of the study: plan, study, report."""
+    sys.path.insert(0, str(PATH))
+    try:
+        yield [importlib.import_module(name) for name in ("study_plan", "study", "study_report")]
+    finally:
+        sys.path.remove(str(PATH))
+
+
+@pytest.fixture
+def plan(modules: list[ModuleType]) -> ModuleType:
+    return modules[0]
+
+
+@pytest.fixture
+def study(modules: list[ModuleType]) -> ModuleType:
+    return modules[1]
+
+
+def names(config: str) -> list[str]:
+    import yaml
+
+    return list(yaml.safe_load((PATH / "study.yaml").read_text())[config])
+
+
+@pytest.mark.parametrize("data", names("datasets"))
+@pytest.mark.parametrize("method", names("methods"))
+def test_every_method_fits_together_on_every_data_set(data: str, method: str, plan: ModuleType, tmp_path: Path) -> None:
+    run = plan.run_of(plan.datasets([data], small=False)[0], method, 0, tmp_path)
+    invocation = resolve(parse(run.training), load_catalog())
+    assembled = assemble(invocation.config, invocation.catalog, device="meta")
+    aligned = {*assembled.facts.features, *invocation.config.all_of("features")}
+    assert not aligned & set(run.data.spaces)  # no space in which it is scored is one that it is aligned to
+    assert ("random" in method) == any(spec.remark for spec in assembled.facts.features.values())
+    assert run.data.steps % run.data.point == 0
+
+
+@pytest.mark.parametrize("data", names("datasets"))
+def test_the_wide_jit_is_as_large_as_v_co(data: str, plan: ModuleType, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    for method in ("JiT, as large as V-Co", "+ RMS, V-Co"):
+        run = plan.run_of(plan.datasets([data], small=False)[0], method, 0, tmp_path)
+        invocation = resolve(parse(run.training), load_catalog())
+        backbone = assemble(invocation.config, invocation.catalog, device="meta").objective.backbone
+        sizes.append(sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad))
+    assert sizes[0] / sizes[1] == pytest.approx(1.0, abs=0.13)  # widths come in steps
+
+
+def test_other_settings_are_another_result(plan: ModuleType, tmp_path: Path) -> None:
+    data = plan.datasets(["digits"], small=False)[0]
+    small = plan.datasets(["digits"], small=True)[0]
+    runs = [plan.run_of(one, method, 0, tmp_path) for one in (data, small) for method in ("JiT", "REPA")]
+    assert len({run.config for run in runs}) == len({run.folder for run in runs}) == 4
+    assert plan.run_of(data, "JiT", 1, tmp_path).config == runs[0].config
+
+
+def test_at_the_end_of_its_time_a_command_is_asked_to_stop(study: ModuleType, tmp_path: Path) -> None:
+    work = study.Study(tmp_path / "results.jsonl", time.monotonic() + 1.5)
+    code = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+    program = [sys.executable, "-c", f"{code}print('ready', flush=True)\ntime.sleep(60)"]
+    with pytest.raises(study.OutOfTimeError):
+        work.command(program, tmp_path / "log")
+    assert (tmp_path / "log").read_text() == "ready\nsaved\n"
+    with pytest.raises(study.OutOfTimeError):
+        work.command(program, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_was_found_is_found_again_and_a_line_that_was_cut_is_not(
+    study: ModuleType, plan: ModuleType, tmp_path: Path
+) -> None:
+    run = plan.run_of(plan.datasets(["digits"], small=True)[0], "JiT", 0, tmp_path)
+    study.Study(tmp_path / "results.jsonl", 0).add(run, "sweep", {"scale": 2.0})
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"data": "digits", "met')
+    again = study.Study(tmp_path / "results.jsonl", 0)
+    assert again.of(run, "sweep")["scale"] == 2.0
+    assert again.of(run, "train") is None
+    assert again.of(plan.run_of(run.data, "REPA", 0, tmp_path), "sweep") is None
+
+
+def test_the_budget_of_a_method_is_the_cost_of_plain_jit(study: ModuleType, plan: ModuleType, tmp_path: Path) -> None:
+    data = plan.datasets(["digits"], small=False)[0]
+    jit, vco = (plan.run_of(data, method, 0, tmp_path) for method in ("JiT", "+ RMS, V-Co"))
+    work = study.Study(tmp_path / "results.jsonl", 0)
+    assert [kind for kind, _ in study.pieces(work, vco)] == ["train", "sweep", "unguided"]
+    work.add(vco, "sweep", {"scale": 1.5})
+    work.add(vco, "train", {"flops_per_image": 300.0, "seconds_per_step": 0.2})
+    assert [kind for kind, _ in study.pieces(work, vco)][-2:] == ["best", "neighbours"]
+    work.add(jit, "train", {"flops_per_image": 100.0, "seconds_per_step": 0.16})
+    seen: list[tuple[str, float, int]] = []
+    original = study.score
+    study.score = lambda work, run, kind, scale, steps: seen.append((kind, scale, steps))
+    try:
+        for kind, act in study.pieces(work, vco):
+            if kind in ("flops", "time"):
+                act()
+    finally:
+        study.score = original
+    assert seen == [("flops", 1.5, 260), ("time", 1.5, 640)]  # 800 / 3 and 800 * 0.8, down to a kept checkpoint
+
+
+def line(method: str, seed: int, kind: str, **more: Any) -> dict[str, Any]:
+    return {"data": "digits", "method": method, "config": "c", "seed": seed, "kind": kind, "more": "", **more}
+
+
+def made_up() -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    scores = {"JiT": (1.0, 1.1), "REPA": (1.02, 1.12), "iREPA": (9.0, 9.1)}
+    for method, values in scores.items():
+        for seed, value in enumerate(values):
+            for kind in ("unguided", "best", "flops", "time"):
+                found = {"FD (a)": [value, value + 0.02], "FD (b)": [2 * value]}
+                lines.append(
+                    line(method, seed, kind, steps=100, scale=2.0, values=found, real={"FD (a)": 0.3, "FD (b)": 0.4})
+                )
+            cost = {"flops_per_image": 1e6, "seconds_per_step": 0.1, "parameters": {"backbone": 1e6}, "folder": "x"}
+            lines.append(line(method, seed, "train", **cost))
+        lines.append(line(method, 0, "sweep", scale=2.0, tried=[[1.0, 1000, 3.0], [2.0, 1000, 2.0]]))
+        lines.append(line(method, 0, "neighbours", near=1, of=100))
+    return lines
+
+
+def test_the_page_says_means_intervals_and_ties(modules: list[ModuleType], tmp_path: Path) -> None:
+    page = tmp_path / "study.md"
+    page.write_text("# Study\n\nWords before.\n")
+    for _ in range(2):  # written again, it is the same
+        modules[2].write_report(made_up(), ["digits"], tmp_path, page)
+    text = page.read_text()
+    assert text.startswith("# Study\n\nWords before.\n")
+    assert text.count("### FD (a)") == text.count("### FD (b)") == 1
+    rows = [row for row in text.partition("### FD (b)")[0].splitlines() if row.startswith("| ")][2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| JiT", "| REPA", "| iREPA"]
+    assert "**1.060 (" in rows[0]
+    assert " tie" in rows[1]
+    assert " tie" not in rows[2]
+    assert "| 2 | 2 |" in rows[0]
+    assert "| 1 of 100 |" in text
+    assert (tmp_path / "study_digits_scales.png").stat().st_size > 5000
+
+
+def test_results_of_former_settings_are_not_mixed_with_those_of_today(
+    modules: list[ModuleType], plan: ModuleType, tmp_path: Path
+) -> None:
+    now = plan.run_of(plan.datasets(["digits"], small=False)[0], "JiT", 0, tmp_path).config
+    old = line("JiT", 0, "unguided", steps=1, scale=1, values={"FD (a)": [77.0]}, real={"FD (a)": 0.3})
+    new = {**old, "config": now, "values": {"FD (a)": [5.0]}}
+    modules[2].write_report([old, new], ["digits"], tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "5.000" in text
+    assert "77" not in text
+
+
+@pytest.mark.slow  # some minutes: a rehearsal of everything, from training to the page
+def test_a_rehearsal_stops_goes_on_and_writes_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("lightly")
+    command = (
+        f"{sys.executable} {PATH / 'study.py'} --small --datasets digits --methods JiT --seeds 1 --work {tmp_path}"
+    )
+    first = subprocess.run([*shlex.split(command), "--budget", "8s"], capture_output=True, text=True, check=True)
+    assert "the time is up; the same command goes on" in first.stdout
+    subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+    lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {found["kind"] for found in lines} == {"train", "sweep", "unguided", "best", "flops", "time", "neighbours"}
+    assert all(len(values) == 2 for found in lines if "values" in found for values in found["values"].values())
+    assert {name for found in lines if "values" in found for name in found["values"]} == {
+        "FD (digits-cnn)",
+        "FD (timm)",
+    }
+    before = (tmp_path / "results.jsonl").read_text()
+    again = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+    assert (tmp_path / "results.jsonl").read_text() == before, again.stderr
+    page = tmp_path / "study.md"
+    subprocess.run([*shlex.split(command), "--report", "--page", str(page)], check=True)
+    assert "### FD (timm)" in page.read_text()
+    assert (tmp_path / "study_digits_rehearsed_samples.png").exists()
+
+
+@pytest.mark.slow  # a minute or two
+def test_the_gpu_script_rehearses_on_a_cpu_and_does_nothing_twice(tmp_path: Path) -> None:
+    import os
+
+    environment = os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    script = [str(PATH / "on_gpu.sh"), "checks", "speed", "study", "--small"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in (tmp_path / "done").iterdir()} >= {"tests", "parity", "speed-loss", "study"}
+    rows = json.loads((tmp_path / "parity.json").read_text())["rows"]
+    assert rows[0]["fp32_difference"] == 0.0
+    again = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_the_gpu_script_refuses_a_stage_that_is_none(tmp_path: Path) -> None:
+    done = subprocess.run([str(PATH / "on_gpu.sh"), "spead"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "spead is none of checks, speed, study and --small" in done.stderr
