@@ -169,7 +169,7 @@ BAD = {
     "a fusion that cannot block": (
         ["--backbone", "jit-joint", "--backbone.fusion", "direct-addition", "--backbone.own-blocks", "1",
          "--backbone.context-start", "0"],
-        ["structural", "--backbone.fusion token-concat", "--guidance cfg", "another backbone (jit-dual)"],
+        ["structural", "--backbone.fusion token-concat", "--guidance cfg", "another backbone (jit-dual, sit-dual)"],
     ),
     "a missing data folder": (
         ["--preset", "imagenet256-b16", "--data.root", "/nope"],

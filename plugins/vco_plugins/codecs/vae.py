@@ -23,6 +23,8 @@ WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 SD_VAE: Final = AutoencoderConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2)
 KNOWN: Final = {"stabilityai/sd-vae-ft-mse": SD_VAE, "stabilityai/sd-vae-ft-ema": SD_VAE}
 """Hub ids whose config.json need not be there for a dry run."""
+BUNDLED: Final = {"digits": Path(__file__).with_name("digits_vae")}
+"""Name of an autoencoder that ships with the package -> its folder (benchmarks/train_digits_vae.py)."""
 
 
 class VAE(Codec):
@@ -46,7 +48,8 @@ class VAE(Codec):
         weights: str = attrs.field(
             default="stabilityai/sd-vae-ft-mse", validator=instance_of(str), metadata={"location": True}
         )
-        """Folder with config.json and diffusion_pytorch_model.safetensors, or a hub id."""
+        """Folder with config.json and diffusion_pytorch_model.safetensors, or a hub id; "digits" ships with the package
+        (8x8 gray pixels to 4x4 places of 4 channels)."""
         posterior: Literal["sample", "mode"] = attrs.field(default="sample", validator=in_(("sample", "mode")))
         """What stands for an image in training: a fresh draw of its posterior in every visit, or its mean."""
         statistics: str = attrs.field(default="", validator=instance_of(str), metadata={"location": True})
@@ -161,7 +164,7 @@ class VAE(Codec):
     @property
     def _folder(self) -> Path | None:
         """The folder or cached snapshot with the config file, if there is one; never asks the network."""
-        given = Path(self.config.weights)
+        given = BUNDLED.get(self.config.weights, Path(self.config.weights))
         path = given / CONFIG if given.is_dir() else cached(self.config.weights, CONFIG)
         return path.parent if path is not None and path.is_file() else None
 

@@ -67,8 +67,8 @@ class RepaLatents(Data):
     def check(self) -> None:
         if not (self.root / LATENTS / "dataset.json").is_file():
             raise UserError(
-                f"{self.config.root or 'nothing'} (from --data.root) is no folder with {LATENTS}/dataset.json, which lists "
-                "latents with their labels; give --data.root FOLDER"
+                f"{self.config.root or 'nothing'} (from --data.root) is no folder with {LATENTS}/dataset.json, which "
+                "lists latents with their labels; give --data.root FOLDER"
             )
         self.train()
 
@@ -86,7 +86,8 @@ class RepaLatents(Data):
             raise UserError(f"{self.root / LATENTS / 'dataset.json'} lists no latents")
         if max(labels.values()) >= self.num_classes:
             raise UserError(
-                f"{self.root} has the label {max(labels.values())}, and --data.classes is {self.num_classes}; leave it out"
+                f"{self.root} has the label {max(labels.values())}, and --data.classes is {self.num_classes}; leave "
+                "it out"
             )
         folder = next((self.root / name for name in IMAGES if (self.root / name).is_dir()), None)
         if folder is None:
@@ -113,7 +114,9 @@ class _Paired(ImageSet):
             raise UserError(f"{path} is no picture that can be read; get it anew") from error
         if pixels.shape[1:] != (self.size, self.size):
             found = "x".join(map(str, pixels.shape[1:]))
-            raise UserError(f"{path} has {found} pixels, and --data.size is {self.size}; set --data.size {pixels.shape[1]}")
+            raise UserError(
+                f"{path} has {found} pixels, and --data.size is {self.size}; set --data.size {pixels.shape[1]}"
+            )
         return pixels
 
     def extras(self, index: int) -> Mapping[str, Tensor]:
