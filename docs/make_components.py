@@ -3,6 +3,7 @@
 python docs/make_components.py [--check]
 """
 
+import importlib
 import inspect
 import sys
 import typing
@@ -31,6 +32,8 @@ def page() -> str:
             prefix = f"--{kind.section}.{name}" if kind.several else f"--{kind.section}"
             text = inspect.cleandoc(component.__doc__ or "")
             lines += [f"### {name}", "", text, "", *_options(component.Config, prefix)]
+            if getattr(component, "recipe", ""):
+                lines += [f"`vco train-encoder --features {name}` trains one:", "", *_recipe(component.recipe)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -38,6 +41,13 @@ def _introduction(kind: Kind) -> str:
     """What components of a kind do, and which one a run has that chooses none."""
     default = f" Default: {kind.default}." if kind.default else ""
     return f"{kind.help[:1].upper()}{kind.help[1:]}.{default} Contract: `vco.api.{kind.contract}`."
+
+
+def _recipe(target: str) -> list[str]:
+    """What a recipe does, and its options."""
+    module, _, name = target.partition(":")
+    recipe = getattr(importlib.import_module(module), name)
+    return [inspect.cleandoc(recipe.__doc__), "", *_options(recipe.Config, "--recipe")]
 
 
 def _options(config: type, prefix: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import PROTOCOL, made_run, without_settings
+from made_runs import PROTOCOL, made_run, with_facts, without_settings
 
 from vco.cli import main_vco
 from vco.plugins.discovery import load_catalog
@@ -305,3 +305,11 @@ def test_under_a_falling_rate_another_length_is_another_configuration(tmp_path: 
     more = ("--train.schedule", "cosine")
     runs = [made_run(tmp_path / f"{n}", "--seed", str(n), *more, scores={20 * n: 4.0}) for n in (1, 2)]
     assert compared(*runs).differing == {"train.steps": [20, 40]}
+
+
+def test_runs_with_other_weights_of_an_encoder_are_no_seeds_of_one_configuration(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / name, "--seed", str(n), scores={30: 1.0}) for n, name in enumerate(("known", "random"))]
+    assert len(compare(runs, load_catalog()).groups) == 1
+    for run, digest in zip(runs, ("a" * 64, "b" * 64), strict=True):
+        with_facts(run, contents={"data": "same", "features.timm": digest})
+    assert len(compare(runs, load_catalog()).groups) == 2

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, Final
@@ -73,6 +74,9 @@ def read_member(folder: RunFolder, catalog: Catalog) -> Member:
     config = folder.read_config(catalog)
     places = {f"{part.path}.{name}" for part in config.parts for name in locations(type(part.config))}
     settings = {key: value for key, value in flat(to_plain_run(config)).items() if key not in places}
+    with suppress(UserError):  # a folder without facts.yaml says nothing of them
+        contents = folder.read_facts().contents
+        settings |= {f"{place}.content": digest for place, digest in contents.items() if place != "data"}
     readings = own(read_scores(folder), folder)
     if not readings:
         raise UserError(
