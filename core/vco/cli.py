@@ -1,14 +1,15 @@
 """The two commands and their exit codes: `vco-run` trains, samples and evaluates; `vco` holds the other verbs."""
 
 import argparse
+import atexit
 import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
-from vco.errors import SingleProcessError, TrainingStoppedError, UserError, did_you_mean
+from vco.errors import LostProcessError, SingleProcessError, TrainingStoppedError, UserError, did_you_mean
 from vco.plugins.discovery import describe, load_catalog
 
 VERBS: Final = {  # verb -> (module with its `main`, what it does)
@@ -20,7 +21,7 @@ VERBS: Final = {  # verb -> (module with its `main`, what it does)
     "sample": ("vco.commands.sample", "write images of a run: a folder, an npz file, how they come out of noise"),
     "eval": ("vco.commands.evaluate", "score a run, a folder of images or an npz file; search for the best settings"),
     "compare": ("vco.commands.compare", "put runs beside each other, at equal amounts of training, with their noise"),
-    "import": ("vco.commands.importing", "make a run folder of published weights of V-Co or JiT"),
+    "import": ("vco.commands.importing", "make a run folder of published weights (V-Co, JiT, SiT, REPA, ReDi, ...)"),
     "export": ("vco.commands.exporting", "write a run's weights with settings and model card, to publish them"),
 }
 
@@ -58,8 +59,11 @@ def main_run(argv: Sequence[str] | None = None) -> int:
 
 def _told(work: Callable[[], int], command: str) -> int:
     """Does the work of a command; what the user can put right ends it with a sentence and an exit status."""
+    _open_streams()
     try:
         return work()
+    except LostProcessError as error:
+        _leave(_say(command, str(error), error.status, alone=True) if error.says else error.status)
     except UserError as error:
         return _say(command, str(error), error.status, alone=isinstance(error, SingleProcessError))
     except BrokenPipeError:  # the reader of our output has left, as in `vco plugins | head`
@@ -72,6 +76,24 @@ def _told(work: Callable[[], int], command: str) -> int:
         return _say(command, sentence, TrainingStoppedError.status, alone=True)
     except KeyboardInterrupt:
         return _say(command, "interrupted; the same command goes on from there", 130)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process where another one is lost, for which PyTorch would wait when it tidies up."""
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _open_streams() -> None:
+    """Opens standard streams that were closed by who started us: files would take their numbers, and what they get."""
+    while (last := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(last)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 (to the end of the process)
 
 
 def _say(command: str, text: str, status: int, alone: bool = False) -> int:
