@@ -58,10 +58,12 @@ def connect_processes(config: RunConfig) -> Accelerator:
 
 
 def disconnect_processes(accelerator: Accelerator) -> None:
-    """Ends the connection of the processes."""
+    """Ends the connection of the processes; not where one is lost, for which PyTorch would wait."""
+    lost = any(beating.lost for beating in _beating)
     while _beating:
         _beating.pop().close()
-    accelerator.end_training()
+    if not lost:
+        accelerator.end_training()
 
 
 def exchange(topic: str) -> Callable[[str], Sequence[str]]:
@@ -69,12 +71,18 @@ def exchange(topic: str) -> Callable[[str], Sequence[str]]:
     return _beating[-1].exchange(topic) if _beating else lambda said: [said]
 
 
+def hurry() -> None:
+    """Tells that this process has been asked to stop; also from within a signal handler."""
+    for beating in _beating:
+        beating.hurried = True
+
+
 @contextmanager
 def losses_of_processes_named() -> Generator[None]:
     """Turns a failed exchange with other processes into a sentence that names the one that is stopped or hung.
 
     Raises:
-        TrainingStoppedError: instead of the `RuntimeError` of the exchange.
+        LostProcessError: instead of the `RuntimeError` of the exchange.
     """
     try:
         yield

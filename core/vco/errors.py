@@ -32,6 +32,15 @@ class SingleProcessError(UserError):
     """
 
 
+class LostProcessError(TrainingStoppedError):
+    """Another process of the run is gone, stopped or hung; one of those that are left says so."""
+
+    def __init__(self, sentence: str, *, says: bool) -> None:
+        """Remembers a sentence, and whether it is this process that says it."""
+        super().__init__(sentence)
+        self.says = says
+
+
 class ReaderLostError(SingleProcessError, TrainingStoppedError):
     """A process that reads images for this one was killed, or gives no answer."""
 

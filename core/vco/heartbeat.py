@@ -17,10 +17,13 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
-from vco.errors import TrainingStoppedError
+from vco.errors import LostProcessError
 
 INTERVAL: Final = 1.0
 """Seconds between two signs of life."""
+GRACE: Final = 10.0
+"""Seconds of silence after which a process is given up when this one has been asked to stop: a launcher that has seen a
+process die asks the others, and kills them if they take long."""
 PR_SET_PDEATHSIG: Final = 1
 """Number of the Linux call by which a process is signalled when its parent ends (man 2 prctl)."""
 
@@ -38,18 +41,27 @@ class Heartbeats:
         self.store: Any = PrefixStore("vco", default)
         self.rank, self.count, self.timeout = dist.get_rank(), dist.get_world_size(), timeout
         self._meet = self.exchange("here")
+        self.hurried = False
+        """Whether this process has been asked to stop, and waits for nobody who may be dead."""
         self._ended = threading.Event()
+        self._lost: LostProcessError | None = None
         threading.Thread(target=self._send, daemon=True).start()
 
     def close(self) -> None:
         """Ends the signs of life of this process."""
         self._ended.set()
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known that a process is lost."""
+        return self._lost is not None
+
     def meet(self) -> None:
         """Waits until all processes are here, as long as those that are not are alive.
 
         Raises:
-            TrainingStoppedError: if one has given no sign of life for `timeout` seconds, with its number.
+            LostProcessError: if one has given no sign of life for `timeout` seconds (`GRACE` in a hurry), with its
+                number; or is known to be lost.
         """
         self._meet("")
 
@@ -79,33 +91,40 @@ class Heartbeats:
         since, seen = dict.fromkeys(range(self.count), time.monotonic()), self._beats()
         pause = 0.001
         while absent := [rank for rank, key in enumerate(keys) if not self.store.check([key])]:
+            if self._lost is not None:
+                raise self._lost
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
             beats, now = self._beats(), time.monotonic()
             for rank in absent:
                 if beats[rank] != seen[rank]:
                     since[rank], seen[rank] = now, beats[rank]
-                elif now - since[rank] > self.timeout:
-                    raise TrainingStoppedError(self._given_up([rank]))
+                elif now - since[rank] > (min(GRACE, self.timeout) if self.hurried else self.timeout):
+                    raise self._given_up([rank])
 
-    def explain(self, error: RuntimeError) -> TrainingStoppedError:
+    def explain(self, error: RuntimeError) -> LostProcessError:
         """What a failed exchange with other processes means: which of them gives no sign of life."""
         before = self._beats()
         time.sleep(3 * INTERVAL)
         silent = [rank for rank, beat in self._beats().items() if beat == before[rank] and rank != self.rank]
         if silent:
-            return TrainingStoppedError(self._given_up(silent))
-        return TrainingStoppedError(
+            return self._given_up(silent)
+        self._lost = LostProcessError(
             f"training stopped: the exchange between processes failed ({str(error).splitlines()[0]:.200}), though all "
-            "of them are alive; a slow network or reader needs a longer --train.timeout"
+            "of them are alive; a slow network or reader needs a longer --train.timeout",
+            says=self.rank == 0,
         )
+        return self._lost
 
-    def _given_up(self, ranks: list[int]) -> str:
+    def _given_up(self, ranks: list[int]) -> LostProcessError:
+        """The error that names lost processes; the first of those that are left says it."""
         who = f"process {ranks[0]} is" if len(ranks) == 1 else f"processes {', '.join(map(str, ranks))} are"
-        return (
+        self._lost = LostProcessError(
             f"training stopped: {who} stopped, lost or hung (no sign of life, --train.timeout {self.timeout:.0f}); the "
-            "same command goes on from the newest checkpoint"
+            "same command goes on from the newest checkpoint",
+            says=self.rank == min(set(range(self.count)) - set(ranks)),
         )
+        return self._lost
 
     def _beats(self) -> dict[int, bytes]:
         """The last sign of life of each process."""

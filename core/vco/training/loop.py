@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.distributed import errors_shared
+from vco.distributed import errors_shared, losses_of_processes_named
 from vco.errors import TrainingStoppedError
 from vco.evaluation.evaluate import Evaluation
 from vco.evaluation.records import forget_after
@@ -138,7 +138,13 @@ class Training:
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
         )
         self.objective.beside["watch"] = log.watch
-        with ended(report), closing(log), closing(StopFlag(self.config.timeout)) as stop, closing(self.saver):
+        with (
+            ended(report),
+            closing(log),
+            closing(StopFlag(self.config.timeout)) as stop,
+            closing(self.saver),
+            losses_of_processes_named(),
+        ):
             self._stopping(stop, batches, log, steps=1)
             while not (stopping := self._stopping(stop, batches, log, steps=2)) and self.step < total:
                 last = self.step + 1 == total

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vco.distributed import hurry
+
 ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C; schedulers and launchers; a terminal that is closed; SLURM's --signal, whichever of both."""
 TIME_IS_UP: Final = (signal.SIGUSR1, signal.SIGUSR2)
@@ -53,6 +55,7 @@ class StopFlag:
         now = time.monotonic()
         if not self.signal:
             self.signal, self._since = number, now
+            hurry()
             if number == signal.SIGHUP:
                 _let_go_of_terminal()
             elif number == signal.SIGINT:
