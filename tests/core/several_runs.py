@@ -17,14 +17,14 @@ def launched(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int,
     """Runs each command with two processes on the CPU.
 
     Args:
-        commands: what follows `vco-run`.
+        commands: what follows `vco-run`; RANK in it becomes the number of the process.
         folder: an empty one, for what is passed to the processes and back.
 
     Returns:
         Of each command, the exit status of the first process and what it wrote to standard error.
     """
     (folder / "commands.json").write_text(json.dumps([list(command) for command in commands]))
-    done = tiny.launched(__file__, str(folder))
+    done = tiny.launched(__file__, str(folder), timeout=1800)  # a busy machine takes ten times as long
     assert done.returncode == 0, done.stderr
     return [tuple(line) for line in json.loads((folder / "done.json").read_text())]
 
@@ -41,7 +41,7 @@ def _work(folder: Path) -> None:
     for number, command in enumerate(json.loads((folder / "commands.json").read_text())):
         os.environ["MASTER_PORT"] = str(port + 1 + number)
         with (folder / f"said-{os.environ['RANK']}").open("w+") as said, redirect_stderr(said):
-            status = main_run(command)
+            status = main_run([part.replace("RANK", os.environ["RANK"]) for part in command])
             said.seek(0)
             done.append((status, said.read()))
         AcceleratorState._reset_state()

@@ -115,12 +115,14 @@ def launch(*argv: str, plugins: Path = Path(__file__).parent) -> "subprocess.Com
     return launched("-m", "vco.cli", *argv, plugins=plugins)
 
 
-def launched(*program: str, plugins: Path = Path(__file__).parent) -> "subprocess.CompletedProcess[str]":
+def launched(
+    *program: str, plugins: Path = Path(__file__).parent, timeout: float = 240.0
+) -> "subprocess.CompletedProcess[str]":
     """Runs a program of Python likewise."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     devices = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment = os.environ | devices | {"PYTHONPATH": str(plugins)}
-    return subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,14 @@ The arithmetic is counted in one step of a copy of the networks, which leaves th
 """
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +20,16 @@ from vco.collectives import alone
 from vco.randomness import RowGenerator, noise
 from vco.run import Run
 from vco.step_inputs import Inputs
+from vco.storage.files import write_atomic
+
+
+def note_cost(path: Path, run: Run, images: ImageSet, indices: Sequence[int], accelerator: Accelerator) -> None:
+    """Writes cost.json, if it is not there; every process counts, and the first one writes."""
+    if not path.exists():
+        with accelerator.autocast():
+            cost = cost_of(run, images, indices, accelerator.device)
+        if accelerator.is_main_process:
+            write_atomic(path, json.dumps(cost, indent=1) + "\n")
 
 
 def cost_of(run: Run, images: ImageSet, indices: Sequence[int], device: torch.device) -> dict[str, Any]:

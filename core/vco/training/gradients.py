@@ -27,10 +27,11 @@ def norm(gradients: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def clip(gradients: Sequence[Tensor], longest: float) -> Tensor:
-    """Scales all gradients so that their norm is at most `longest`; returns the norm that they had."""
+    """Scales all gradients so that their norm is at most `longest`, if not 0; returns the norm that they had."""
     length = norm(gradients)
-    factor = (longest / (length + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([local(gradient) for gradient in gradients], factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    if longest:
+        factor = (longest / (length + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     return length
 
 

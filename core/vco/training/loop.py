@@ -5,7 +5,6 @@ for the device only where it logs, samples or saves.
 """
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -28,15 +27,14 @@ from vco.randomness import seed_of
 from vco.reporting.live import LiveReport, ended
 from vco.run import Run
 from vco.storage.checkpoint import Checkpoint
-from vco.storage.files import write_atomic
 from vco.storage.metrics_file import keep_lines
 from vco.training.agreeing import agreed_checkpoint
 from vco.training.batches import Batches
-from vco.training.cost import cost_of
+from vco.training.cost import note_cost
 from vco.training.ema import EMA
 from vco.training.finite import Finite, require_finite
 from vco.training.fitting import fit_adapter
-from vco.training.gradients import all_finite, clip, gradients_of, norm
+from vco.training.gradients import all_finite, clip, gradients_of
 from vco.training.log import Log
 from vco.training.optimizer import build_optimizer, learning_rate, require_gradients, set_learning_rate
 from vco.training.pictures import write_grid, write_real_grid
@@ -66,6 +64,7 @@ class Training:
         self.objective: Objective = run.objective
         self.batches = Batches(run, training_images(run, self.images), accelerator, folder.bad_images)
         self.evaluation = Evaluation(run, accelerator)
+        self.say: Callable[[str], None] = tqdm.write if accelerator.is_main_process else lambda sentence: None
         self.step = 0
         self.ahead = 0
         """Batches that were passed over because the run had gone back (--train.on-nan rollback)."""
@@ -81,11 +80,9 @@ class Training:
         Raises:
             UserError: if every checkpoint is damaged, or the newest whole one (or --from) has other components.
         """
-        main = self.accelerator.is_main_process
-        say: Callable[[str], None] = tqdm.write if main else lambda sentence: None
         newest = self._newest()
-        if newest is None and not start_from(self.run, say):
-            fit_adapter(self.run, self.images, self.device, main=main)
+        if newest is None and not start_from(self.run, self.say):
+            fit_adapter(self.run, self.images, self.device, main=self.accelerator.is_main_process)
         self._twin: Objective | None = None
         if self.config.sharding == "fsdp" and self.accelerator.num_processes > 1:
             self.note_cost()  # of networks that are still whole
@@ -96,15 +93,13 @@ class Training:
         self.ema = EMA(self.objective, self.config.ema_decays, first)
         self.finite = Finite(self.config.on_nan, self.objective, self.parameters)
         keep, in_pieces = self.config.keep_checkpoints, self._twin is not None
-        self.saver = Saver(self.folder.checkpoints, keep, self.accelerator, say, in_pieces=in_pieces)
+        self.saver = Saver(self.folder.checkpoints, keep, self.accelerator, self.say, in_pieces=in_pieces)
         if newest is not None:
             self._restore(newest)
         if any(loss.needs_teacher for loss in self.objective.losses.values()):
             self.objective.beside["teacher"] = self.averaged().quiet
         self.start = self.step
-        if main:
-            keep_lines(self.folder.metrics, self.step)
-            forget_after(self.folder.evals, self.step)
+        self._forget_later()
 
     # ------------------------------------------------------------------------------------------------------------ steps
 
@@ -124,7 +119,6 @@ class Training:
             recompute_blocks(self.objective.backbone)
         shared_out = self._twin is not None
         model: Any = (Shards if shared_out else Accelerator.prepare)(self.accelerator, self.objective)
-        model.train()
         total = self.config.steps
         with errors_shared():
             if self.accelerator.is_main_process:
@@ -132,6 +126,7 @@ class Training:
             start_trackers(self.accelerator, self.run.config, self.folder, self.step)
         if self.start == 0:
             self.sample()
+        model.train()
         batches = self._upcoming()
         saved = self.start
         log = Log(
@@ -178,7 +173,7 @@ class Training:
             with errors_shared():
                 self.saver.wait()
             if stopping == UNREADABLE:
-                self._say_what_cannot_be_read(batches)
+                batches.raise_error()
         if stopping and report:
             report.write(f"stopped by a signal after step {self.step} of {total}")
         return stopping
@@ -211,10 +206,8 @@ class Training:
             require_gradients(self.run)
         if isinstance(model, Shards):
             model.average_copied()
-        if self.config.clip_gradients:
+        if self.config.clip_gradients or log.watch.looks:
             log.gradient_norm = clip(gradients_of(self.parameters.values()), self.config.clip_gradients)
-        elif log.watch.looks:
-            log.gradient_norm = norm(gradients_of(self.parameters.values()))
         if self.finite.spoilt():
             log.forget_step()
             return None
@@ -233,13 +226,6 @@ class Training:
             unreadable = batches.look(steps)
         return stop.agreed(unreadable, self.saver.failed)
 
-    def _say_what_cannot_be_read(self, batches: Upcoming) -> None:
-        """Raises, in all processes, what keeps any of them from reading its images."""
-        with errors_shared():
-            if batches.error:
-                raise batches.error
-        raise TrainingStoppedError("training stopped: an image could not be read, and now can; start the run again")
-
     def _go_back(self, log: Log) -> None:
         """Goes back to the newest checkpoint, and on from there with the batches behind the one that failed."""
         failed = self.place
@@ -254,17 +240,19 @@ class Training:
         self._restore(newest)
         self.ahead = failed + 1 - self.step
         log.go_back(self.step)
+        self._forget_later()
+        self.say(f"a gradient with NaN or infinity: back to step {self.step}, and on with other batches")
+
+    def _forget_later(self) -> None:
+        """Drops what was logged and scored after this step, which will be done again."""
         if self.accelerator.is_main_process:
             keep_lines(self.folder.metrics, self.step)
             forget_after(self.folder.evals, self.step)
-            tqdm.write(f"a gradient with NaN or infinity: back to step {self.step}, and on with other batches")
 
     def _newest(self) -> Checkpoint | None:
         """The newest checkpoint, the same in all processes."""
-        say: Callable[[str], None] = tqdm.write if self.accelerator.is_main_process else lambda sentence: None
-        return agreed_checkpoint(
-            self.folder.checkpoints, self.accelerator.process_index, self.accelerator.num_processes, say
-        )
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        return agreed_checkpoint(self.folder.checkpoints, rank, count, self.say)
 
     @property
     def _process_learns(self) -> bool:
@@ -274,12 +262,8 @@ class Training:
 
     def note_cost(self) -> None:
         """Writes cost.json, if it is not there: what the run costs, in parameters and arithmetic."""
-        if not self.folder.cost.exists():
-            indices: list[int] = self.batches.order.batch(0)[0][self.batches.rows(0)].tolist()
-            with self.accelerator.autocast():
-                cost = cost_of(self.run, self.images, indices, self.device)
-            if self.accelerator.is_main_process:
-                write_atomic(self.folder.cost, json.dumps(cost, indent=1) + "\n")
+        indices: list[int] = self.batches.order.batch(0)[0][self.batches.rows(0)].tolist()
+        note_cost(self.folder.cost, self.run, self.images, indices, self.accelerator)
 
     def averaged(self) -> Objective:
         """The model with the weights of the first EMA (of the last step, if the run keeps none); a view of them."""

@@ -77,7 +77,13 @@ class Saver:
             raise error
 
     def close(self) -> None:
-        """Waits, and says what could not be written: whoever ends early has an error of his own to raise."""
+        """Waits, and says what could not be written: whoever ends early has an error of his own to raise.
+
+        Of several processes that write together some may be gone then; nobody waits for long.
+        """
+        if self._thread is not None and self._writers.count > 1:
+            self._thread.join(PATIENCE)
+            self._thread = None
         try:
             self.wait()
         except UserError as error:
@@ -99,7 +105,7 @@ def _writers(run: Path, accelerator: Accelerator) -> Writers:
             mark.touch()
     try:
         with errors_shared():
-            _require_seen(mark, accelerator.process_index)
+            _require_seen(mark)
     finally:
         if main:
             mark.unlink(missing_ok=True)
@@ -107,13 +113,13 @@ def _writers(run: Path, accelerator: Accelerator) -> Writers:
     return Writers(rank=accelerator.process_index, count=count, exchange=exchange("saving"), name=name)
 
 
-def _require_seen(mark: Path, rank: int) -> None:
+def _require_seen(mark: Path) -> None:
     """Raises `UserError` if a file of the first process does not appear here."""
     until = time.monotonic() + PATIENCE
     while not mark.exists():
         if time.monotonic() > until:
             raise UserError(
-                f"process {rank} does not see the run folder {mark.parent} of process 0; with --train.sharding fsdp "
-                "each process writes a part of the checkpoints, so it must lie on storage that all of them share"
+                f"the run folder {mark.parent} is not that of process 0; with --train.sharding fsdp each process "
+                "writes a part of the checkpoints, so it must lie on storage that all of them share"
             )
         time.sleep(0.1)

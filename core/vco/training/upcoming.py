@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from vco.data.reader import Batch
-from vco.errors import SingleProcessError
+from vco.distributed import errors_shared
+from vco.errors import SingleProcessError, TrainingStoppedError
 
 
 class Upcoming:
@@ -39,6 +40,13 @@ class Upcoming:
                 break
             self._read.append(batch)
         return self.error is not None
+
+    def raise_error(self) -> None:
+        """Raises, in all processes, what keeps any of them from reading its images."""
+        with errors_shared():
+            if self.error:
+                raise self.error
+        raise TrainingStoppedError("training stopped: an image could not be read, and now can; start the run again")
 
     def next(self) -> Batch:
         """The next batch; `look` has read it."""
