@@ -143,7 +143,7 @@ def start(folder: Path, *options: str, processes: int = 1) -> "subprocess.Popen[
     log = folder / "metrics.jsonl"
     while not (log.exists() and log.read_text().count("\n") >= 3):
         if run.poll() is not None or time.monotonic() > until:
-            os.killpg(run.pid, signal.SIGKILL)
+            run.kill()
             pytest.fail(f"no third step: {run.communicate()[1]}")
         time.sleep(0.02)
     return run
