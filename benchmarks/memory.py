@@ -1,0 +1,165 @@
+"""Memory of a training step, with and without --train.checkpoint-blocks; counted, not measured.
+
+The step is made with tensors that have shapes and no content (PyTorch's FakeTensor), so that the largest network fits
+on a laptop. What is counted is the memory of all tensors that are alive at the same time, under bf16 autocast; what a
+GPU's allocator and its kernels take besides is not in it. The presets' hybrid loss looks at values, which these tensors
+have not: the loss `perceptual`, which goes through the encoder as well, stands in for it.
+
+    python benchmarks/memory.py [--presets imagenet256-b16 ...] [--gpu 80] > memory.md
+"""
+
+import argparse
+import weakref
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from vco import api
+from vco.config.command_line import parse
+from vco.config.resolve import Invocation, resolve
+from vco.objective import Objective
+from vco.plugins.discovery import load_catalog
+from vco.randomness import RowGenerator
+from vco.run import assemble, known_facts
+from vco.step_inputs import Inputs
+from vco.training.recomputing import recompute_blocks
+
+PRESETS: Final = ("imagenet256-b16", "imagenet256-l16", "imagenet256-h16")
+OPTIONS: Final = ("--data.root", ".", "--features.weights", "random", "--loss", "perceptual", "--metric", "none")
+GIB: Final = 2**30
+IMAGES: Final = (2, 6)
+"""Batches whose difference is what an image takes."""
+PER_PARAMETER: Final = 24
+"""Bytes of a weight, its gradient, two moments and two averages, float32."""
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made inside it and are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: weakref.WeakKeyDictionary[torch.UntypedStorage, None] = weakref.WeakKeyDictionary()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Does what it is asked to do, and notes the memory of what comes of it."""
+        answer = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self.known:
+                storage = tensor.untyped_storage()
+                self.known[storage] = None
+                self._change(storage.nbytes())
+                weakref.finalize(storage, self._change, -storage.nbytes())
+        return answer
+
+    def _change(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+class NoValues(RowGenerator):
+    """Draws tensors without content."""
+
+    def _draw(self, function: Any, shape: Any) -> Tensor:
+        return torch.empty(len(self.slots), *shape)
+
+
+def without_content(module: nn.Module, fake: FakeTensorMode) -> None:
+    """Takes the content of a module's weights and buffers away."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            part.register_parameter(name, nn.Parameter(fake.from_tensor(parameter.data), requires_grad=False))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, fake.from_tensor(buffer))
+
+
+def made(asked: Invocation, fake: FakeTensorMode) -> Objective:
+    """What a run trains, with its encoders, without content."""
+    facts = known_facts(asked.config, asked.catalog)
+    setting = api.FeatureSetting(image_shape=facts.image_shape)
+    encoders: dict[str, api.FeatureSource] = {}
+    for name, part in asked.config.all_of("features").items():
+        encoders[name] = part.component(part.config, setting)
+        encoders[name].load()
+        without_content(encoders[name], fake)
+    with fake:
+        objective = assemble(asked.config, asked.catalog, facts=facts).objective.train()
+    objective.sources.update(encoders)
+    return objective
+
+
+def peak(objective: Objective, fake: FakeTensorMode, shape: tuple[int, ...], images: int) -> tuple[int, int]:
+    """Bytes that are kept for the backward pass of a step, and that are taken at most, both beside the weights."""
+    objective.zero_grad(set_to_none=True)
+    draw = objective.draw(torch.zeros(images, dtype=torch.long), seed=0, step=0)
+    with fake, Live() as live, torch.autocast("cpu", dtype=torch.bfloat16):
+        inputs = Inputs(
+            images=torch.empty(images, *shape),
+            labels=torch.empty(images, dtype=torch.long),
+            noise={name: torch.empty(images, *spec.shape) for name, spec in objective.specs.items()},
+            generator=NoValues((0,), range(images)),
+        )
+        loss = objective(inputs, draw.map(fake.from_tensor), 0)["loss"]
+        kept = live.now
+        loss.backward()
+    return kept, live.most
+
+
+class Memory(NamedTuple):
+    """Bytes of a preset's step."""
+
+    parameters: int
+    image: tuple[float, float]
+    """Kept for the backward pass for each image, plain and with blocks recomputed."""
+    rest: tuple[float, float]
+    """What does not grow with the images, at the peak: gradients, and the weights in bf16."""
+
+
+def memory_of(preset: str) -> Memory:
+    """What a step of a preset takes."""
+    asked = resolve(parse(["--preset", preset, *OPTIONS]), load_catalog())
+    shape = known_facts(asked.config, asked.catalog).image_shape
+    slopes, rests = list[float](), list[float]()
+    for recomputed in (False, True):
+        fake = FakeTensorMode()
+        objective = made(asked, fake)
+        if recomputed:
+            recompute_blocks(objective.backbone)
+        (few, few_most), (many, many_most) = (peak(objective, fake, shape, images) for images in IMAGES)
+        slopes.append((many - few) / (IMAGES[1] - IMAGES[0]))
+        growth = (many_most - few_most) / (IMAGES[1] - IMAGES[0])
+        rests.append(few_most - IMAGES[0] * growth)
+    parameters = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    return Memory(parameters, (slopes[0], slopes[1]), (rests[0], rests[1]))
+
+
+def main() -> None:
+    """Counts, and writes a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--gpu", type=float, default=80.0, help="memory of a GPU in GB (default 80)")
+    args = parser.parse_args()
+    print(
+        f"| preset | parameters | state | kept for an image | recomputed | images in {args.gpu:.0f} GB | recomputed |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for preset in tqdm(args.presets):
+        found = memory_of(preset)
+        state = PER_PARAMETER * found.parameters
+        fit = [
+            max(0, int((args.gpu * 1e9 - state - max(0.0, rest - 4 * found.parameters)) / image))
+            for image, rest in zip(found.image, found.rest, strict=True)
+        ]
+        print(
+            f"| {preset} | {found.parameters / 1e6:,.0f} M | {state / 1e9:.1f} GB | {found.image[0] / 1e6:,.0f} MB "
+            f"| {found.image[1] / 1e6:,.0f} MB | {fit[0]:,} | {fit[1]:,} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
