@@ -177,7 +177,6 @@ def test_results_of_former_settings_are_not_mixed_with_those_of_today(
 
 @pytest.mark.slow  # some minutes: a rehearsal of everything, from training to the page
 def test_a_rehearsal_stops_goes_on_and_writes_the_page(tmp_path: Path) -> None:
-    pytest.importorskip("lightly")
     command = (
         f"{sys.executable} {PATH / 'study.py'} --small --datasets digits --methods JiT --seeds 1 --work {tmp_path}"
     )

@@ -237,6 +237,7 @@ def test_the_embedded_networks_for_digits_are_made_by_it(name: str, epochs: str,
         (["--recipe.heads", "5"], "--recipe.heads 5 does not divide the width 96"),
         (["--features", "inception"], "only read, and not trained; choose one of .*timm"),
         (["--features", "digits-vit"], "made for 8x8 digits"),
+        (["--workers", "-1"], "--workers: '-1' is no whole number from 0 on"),
         (["--recipe.depth"], "--recipe.depth needs a value"),
         (
             ["--recipe.model", "resnet10t"],

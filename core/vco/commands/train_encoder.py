@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--features", default="timm", metavar="NAME", help="what kind of encoder [timm]")
     parser.add_argument("--epochs", type=count, metavar="N", help="how often each image is seen [the recipe's]")
     parser.add_argument("--batch-size", type=count, metavar="N", help="images of a step [the recipe's]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random [0]")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images [0]")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="seed of everything random [0]")
+    parser.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read images [0]")
     of_recipe, rest = _of_recipe(argv)
     ours, others = split(rest, OWN)
     if "--help" in ours or "-h" in ours:
@@ -49,6 +49,13 @@ def main(argv: Sequence[str]) -> int:
             "say on which images, and where to: vco train-encoder --data NAME --data.root ROOT --output FOLDER"
         )
     return _train(args, others, of_recipe)
+
+
+def _natural(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
 
 
 def _train(args: argparse.Namespace, options: Sequence[str], of_recipe: dict[str, Given]) -> int:

@@ -177,7 +177,7 @@ class TimmRecipe(Recipe):
         if self.supervised:
             return v2.Compose([crop, v2.ColorJitter(0.3, 0.3, 0.3, 0.03), v2.RandomErasing(0.25)])
         colors = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8)
-        return v2.Compose([crop, v2.RandomHorizontalFlip(), colors, v2.RandomGrayscale(0.2)])
+        return v2.Compose([crop, colors, v2.RandomGrayscale(0.2)])
 
     def _viewed(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Each image augmented on its own."""
