@@ -28,7 +28,12 @@ def recompute_blocks(backbone: Backbone) -> None:
 
 
 def _recomputed(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    transformed: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-    if transformed.maybe_current_level() is not None:
+    if in_transform():
         return forward(*given, **named)
     return checkpoint(forward, *given, use_reentrant=False, **named)
+
+
+def in_transform() -> bool:
+    """Whether a transform of functions, such as `torch.func.jvp`, is under way."""
+    transforms: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+    return transforms.maybe_current_level() is not None

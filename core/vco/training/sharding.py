@@ -15,11 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from vco.api import Backbone
+from vco.api import Backbone, Denoised, Tap
 from vco.errors import UserError, one_line
 from vco.objective import Draw, Objective
 from vco.pieces import shared_out
 from vco.step_inputs import Inputs
+from vco.training.recomputing import in_transform
 
 
 def share_out(objective: Objective, device: torch.device) -> Objective:
@@ -59,10 +60,34 @@ def _shard(backbone: Backbone, mesh: Any) -> None:
     modules = [*backbone.block_modules(), backbone]
     _require_own_weights(backbone)
     single = {parameter for parameter in backbone.parameters() if not parameter.ndim}  # which have no rows
+    backbone.register_forward_pre_hook(_require_plain_pass)
+    # older versions of FSDP find no tensors in dataclasses: they are shown what an answer holds
+    backbone.register_forward_hook(_plain)
     for module in modules:
         # gathered anew in the backward pass, the outermost weights too: what was gathered before the weights moved
         # would otherwise be used after it
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=single)
+    backbone.register_forward_hook(_answer)
+
+
+def _require_plain_pass(module: nn.Module, given: Any) -> None:
+    """Raises `UserError` in a transform of an older PyTorch, whose FSDP then spoils the weights of other passes."""
+    if torch.__version__ < "2.15" and in_transform():  # compared as versions are
+        raise UserError(
+            "--train.sharding fsdp with a loss that takes forward derivatives of the network, such as meanflow, needs "
+            f"PyTorch 2.15 or newer, and this is {torch.__version__}; leave the option out"
+        )
+
+
+def _plain(module: nn.Module, given: Any, answer: Denoised) -> dict[str, dict[Any, Any]]:
+    taps = {number: (tap.tokens, tap.positions) for number, tap in answer.taps.items()}
+    plain = {"clean": answer.clean, "velocity": answer.velocity, "context": answer.context}
+    return {"taps": taps} | {name: dict(value) for name, value in plain.items()}
+
+
+def _answer(module: nn.Module, given: Any, plain: dict[str, dict[Any, Any]]) -> Denoised:
+    taps = {number: Tap(tokens=tokens, positions=where) for number, (tokens, where) in plain["taps"].items()}
+    return Denoised(clean=plain["clean"], velocity=plain["velocity"], taps=taps, context=plain["context"])
 
 
 def _require_own_weights(backbone: Backbone) -> None:
