@@ -115,3 +115,17 @@ def errors_shared() -> Generator[None]:
     if lines:
         error = TrainingStoppedError if isinstance(mine, TrainingStoppedError) else UserError
         raise error("\n".join(lines)) from mine
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device, if this machine has it.
+
+    Raises:
+        UserError: if not.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"the device {device} cannot be used here: {one_line(error)}") from error
+    return found

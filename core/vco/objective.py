@@ -22,7 +22,6 @@ from vco.api import (
     FeatureSource,
     Guidance,
     Loss,
-    Network,
     Process,
     Step,
     Streams,
@@ -261,14 +260,12 @@ class Objective(nn.Module):
 
     def twin(self) -> "Objective":
         """A copy of its modules that has their very weights and buffers, until other ones are put into it."""
-        tensors = [*self.parameters(), *self.buffers()]
-        shared = {id(tensor): tensor for tensor in tensors} | {id(part): part for part in self.beside.values()}
+        shared = {id(part): part for part in (*self.parameters(), *self.buffers(), *self.beside.values())}
         return copy.deepcopy(self, shared)
 
     def teach(self, state: Mapping[str, Tensor]) -> None:
         """Makes the network with these weights (the first EMA's tensors) the teacher of losses that ask one."""
-        teacher: Network = self.with_weights(state).quiet
-        self.beside["teacher"] = teacher
+        self.beside["teacher"] = self.with_weights(state).quiet
 
     @property
     def components(self) -> dict[str, Backbone | Adapter | Loss | Guidance | Process]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from vco.api import FeatureSource
 from vco.config.settings import RunConfig
 from vco.content import of_weights
-from vco.distributed import autocast_of, precision_of
-from vco.errors import UserError, one_line
+from vco.distributed import autocast_of, precision_of, usable_device
+from vco.errors import UserError
 from vco.folder import RunFolder
 from vco.objective import Objective
 from vco.plugins.discovery import load_catalog
@@ -280,20 +280,6 @@ def open_run(
     if not found.config.is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
     return OpenedRun(found, catalog or load_catalog(), usable_device(device), step, ema, tuple(options))
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """A device, if this machine has it.
-
-    Raises:
-        UserError: if not.
-    """
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the device {device} cannot be used here: {one_line(error)}") from error
-    return found
 
 
 def load_weak(run: Run, catalog: Catalog, device: torch.device | str = "cpu") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vco.commands.arguments import Parser, average, count, split
+from vco.commands.arguments import Parser, average, count, seed, split
 from vco.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "are repeated [balanced]",
     },
     "--scale": {"metavar": "S", "help": "guidance scale; 1 is unguided [the run's]"},
-    "--seed": {"metavar": "K", "type": int, "default": 0, "help": "seed of the noise [0]"},
+    "--seed": {"metavar": "K", "type": seed, "default": 0, "help": "seed of the noise [0]"},
     "--step": {"metavar": "N", "type": int, "help": "which checkpoint [the newest]"},
     "--ema": {
         "metavar": "0|1|none",
@@ -79,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _sample(args: argparse.Namespace, options: Sequence[str]) -> int:
     """Opens the run, and makes and draws what is asked for."""
-    from vco.distributed import connect_processes, disconnect_processes, errors_shared, process_count
-    from vco.opened_run import usable_device
+    from vco.distributed import connect_processes, disconnect_processes, errors_shared, process_count, usable_device
 
     output = _output(args.out) if args.out else None
     if args.trajectory:

@@ -16,8 +16,9 @@ import attrs
 
 from vco.config.command_line import DEFAULT_PRESET, FLAGS, GROUPS, SCALARS, CommandLine, Layer, from_file
 from vco.config.help import help_text
+from vco.config.layering import names_in, stack
 from vco.config.placement import new_run, resumed_run
-from vco.config.plain import Given, build, is_list, read_plain, to_plain, unsupported
+from vco.config.plain import Given, build, read_plain, to_plain, unsupported
 from vco.config.settings import Part, RunConfig
 from vco.config.usual_preset import Listed, usual_preset
 from vco.errors import UserError, did_you_mean, one_line
@@ -83,7 +84,7 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
         presets = [usual]
     preset = "+".join(presets)
 
-    given = _stack([*_layers_below(presets, files, catalog, errors), line.layer], catalog)
+    given = stack([*_layers_below(presets, files, catalog, errors), line.layer], catalog)
     folder = resumed or new_run(line, given, preset, catalog)
     catalog = _with_records(catalog, [Path(folder), *(Path(path).parent for path in files)])
     chosen = _choices(given, preset, catalog, errors)
@@ -178,64 +179,6 @@ def _from_preset(name: str, catalog: Catalog, errors: list[str], above: tuple[st
     return [*layers, from_file(plain, f"preset {name}", errors)]
 
 
-def _stack(layers: Sequence[Layer], catalog: Catalog) -> Layer:
-    """The layers on top of each other, the last on top."""
-    given: Layer = {}
-    for short in layers:
-        chosen = {**given, **short}
-        layer = {_full_key(key, chosen): item for key, item in short.items()}
-        for key in layer.keys() & given.keys():
-            if key in SECTIONS or key.endswith(".encoder"):
-                _forget(given, key, given[key].value, layer[key].value, catalog)
-        given.update(layer)
-    return given
-
-
-def _forget(given: Layer, key: str, former: Any, new: Any, catalog: Catalog) -> None:
-    """Drops what lower layers set for components that are no longer chosen.
-
-    Options that both components inherit from one config class (the width of a JiT, the interval of guidance) stay.
-    """
-    if former == new:
-        return
-    kept = set[str]()
-    if key.endswith(".encoder"):
-        gone = [f"{key.removesuffix('encoder')}{name}." for name in set(_names(former)) - set(_names(new))]
-    elif SECTIONS[key].several:
-        gone = [f"{key}.{name}." for name in set(former) - set(new)]
-    else:
-        gone = [f"{key}."]
-        kept = {f"{key}.{name}" for name in _common(SECTIONS[key].name, former, new, catalog)}
-    for option in [option for option in given if option.startswith(tuple(gone)) and option not in kept]:
-        del given[option]
-
-
-def _common(kind: str, former: Any, new: Any, catalog: Catalog) -> set[str]:
-    """Fields that the configs of two components inherit from the same class."""
-    try:
-        configs = [catalog.get(kind, str(name)).load().Config for name in (former, new)]
-    except UserError:  # said where the new one is loaded
-        return set()
-    shared = set(configs[0].__mro__) & set(configs[1].__mro__)
-    return {name for cls in shared if attrs.has(cls) for name in vars(cls).get("__annotations__", {})}
-
-
-def _full_key(key: str, given: Layer) -> str:
-    """--loss.OPTION means the only loss, and --metric.ENCODER.OPTION the only metric: the key that names it."""
-    section, *path = key.split(".")
-    kind = SECTIONS.get(section)
-    names: Sequence[str] = given[section].value if kind and kind.several and section in given else ()
-    if kind is None or len(names) != 1 or not path or (len(path) > 1 and path[0] == names[0]):
-        return key
-    longest = 2 if kind.short_option == "encoder" else 1
-    return ".".join([section, names[0], *path]) if len(path) <= longest else key
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    """Names in a list, or in a text with commas."""
-    return tuple(map(str, value)) if is_list(value) else tuple(part for part in str(value).split(",") if part)
-
-
 def _with_records(catalog: Catalog, folders: Sequence[Path]) -> Catalog:
     """The catalog with what run folders have recorded, which words the message about a plugin that is gone."""
     recorded = dict(catalog.recorded)
@@ -276,7 +219,7 @@ def _choices(given: Layer, preset: str, catalog: Catalog, errors: list[str]) -> 
 
 def _encoders(path: str, metric: str, given: Given, errors: list[str]) -> list[_Chosen]:
     """The encoders that a metric looks through."""
-    counts = Counter(_names(given.value))
+    counts = Counter(names_in(given.value))
     errors += [
         f"metric: {metric!r} looks through the encoder {name!r} twice (from {given.source})"
         for name, count in counts.items()

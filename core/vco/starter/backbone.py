@@ -54,8 +54,7 @@ class MyBackbone(Backbone):
             raise UserError(
                 f"--backbone.patch {config.patch} does not divide an image stream of {height}x{width}: choose another"
             )
-        self.config = config
-        self.depth, self.width = config.depth, config.width
+        self.config, self.depth, self.width = config, config.depth, config.width
         self.grid = (height // config.patch, width // config.patch)
         numbers = channels * config.patch**2
         self.embed = nn.Linear(numbers, config.width)
