@@ -321,7 +321,7 @@ def test_a_run_is_described_by_its_config_file(finished: Path) -> None:
 
 
 def test_a_signal_during_the_evaluation_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*given: object) -> None:
+    def interrupted(*given: object, **named: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Evaluation, "score", interrupted)
