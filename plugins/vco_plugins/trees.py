@@ -49,8 +49,9 @@ class FolderTree(Tree):
                 continue
             visited.add(true)
             folders.sort()
-            below = Path(here).relative_to(self.root)
-            found += [(below / name).as_posix() for name in files if is_image(name)]
+            below = Path(here).relative_to(self.root).as_posix()
+            beginning = "" if below == "." else f"{below}/"
+            found += [beginning + name for name in files if is_image(name)]
         return tuple(sorted(found))
 
     def open(self, name: str) -> BufferedReader | BytesIO:

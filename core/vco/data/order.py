@@ -60,7 +60,7 @@ class Order:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Indices and epochs, int64 [batch_size] each, of the images of a global step; slot i is entry i."""
         if not self.samples_per_class:
-            return self._stream(torch.arange(len(self.labels)), step * self.batch_size, self.batch_size)
+            return self._stream(None, step * self.batch_size, self.batch_size)
         size = self.samples_per_class
         groups = self.batch_size // size
         count = len(self._classes)
@@ -74,17 +74,19 @@ class Order:
             parts.append(self._stream(self._classes[c], visit * size, size, c))
         return torch.cat([index for index, _ in parts]), torch.cat([epoch for _, epoch in parts])
 
-    def _stream(self, members: Tensor, start: int, count: int, *key: int) -> tuple[Tensor, Tensor]:
-        """`count` places from `start` on, in the endless sequence of permutations of `members`."""
+    def _stream(self, members: Tensor | None, start: int, count: int, *key: int) -> tuple[Tensor, Tensor]:
+        """`count` places from `start` on, in the endless sequence of permutations of `members`, None for all images."""
+        size = len(self.labels if members is None else members)
         places = torch.arange(start, start + count)
-        epochs = places // len(members)
+        epochs = places // size
         index = torch.empty_like(places)
         for epoch in epochs.unique().tolist():
             here = epochs == epoch
             if self._blocks:
-                index[here] = self._in_windows(epoch, places[here] % len(members))
+                index[here] = self._in_windows(epoch, places[here] % size)
             else:
-                index[here] = members[self._permutation(len(members), *key, epoch)[places[here] % len(members)]]
+                chosen = self._permutation(size, *key, epoch)[places[here] % size]
+                index[here] = chosen if members is None else members[chosen]
         return index, epochs
 
     def _in_windows(self, epoch: int, places: Tensor) -> Tensor:
