@@ -1,6 +1,6 @@
 """Kills trainings and lets them go on, again and again; then compares them, bit by bit, with one that nobody disturbed.
 
-A run is the default one at a tiny size. It is killed (SIGKILL) at a random moment: about half of the times inside a save,
+A run is the default one at a tiny size. It is killed (SIGKILL) at a random moment: half of the times in a save, or so,
 which a thread writes while training goes on. Where two processes train, one of them or both are killed. Every start
 goes on from the newest checkpoint on disk, or the kill has lost one. At its end a run's logged losses, weights,
 averages and optimizer state must be those of an undisturbed run, to the last bit.

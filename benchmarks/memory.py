@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from vco import api
@@ -93,11 +94,16 @@ def made(asked: Invocation, fake: FakeTensorMode) -> Objective:
     return objective
 
 
-def peak(objective: Objective, fake: FakeTensorMode, shape: tuple[int, ...], images: int) -> tuple[int, int]:
-    """Bytes that are kept for the backward pass of a step, and that are taken at most, both beside the weights."""
+def step(objective: Objective, fake: FakeTensorMode, shape: tuple[int, ...], images: int) -> tuple[int, int, int]:
+    """A training step, without values.
+
+    Returns:
+        Bytes that are kept for its backward pass and that are taken at most, both beside the weights; its operations.
+    """
     objective.zero_grad(set_to_none=True)
     draw = objective.draw(torch.zeros(images, dtype=torch.long), seed=0, step=0)
-    with fake, Live() as live, torch.autocast("cpu", dtype=torch.bfloat16):
+    counter = FlopCounterMode(display=False)
+    with fake, counter, Live() as live, torch.autocast("cpu", dtype=torch.bfloat16):
         inputs = Inputs(
             images=torch.empty(images, *shape),
             labels=torch.empty(images, dtype=torch.long),
@@ -107,35 +113,39 @@ def peak(objective: Objective, fake: FakeTensorMode, shape: tuple[int, ...], ima
         loss = objective(inputs, draw.map(fake.from_tensor), 0)["loss"]
         kept = live.now
         loss.backward()
-    return kept, live.most
+    return kept, live.most, counter.get_total_flops()
 
 
-class Memory(NamedTuple):
-    """Bytes of a preset's step."""
+class Counted(NamedTuple):
+    """What a step of a preset takes."""
 
     parameters: int
+    operations: float
+    """Floating-point operations for each image; blocks that are recomputed take more."""
     image: tuple[float, float]
-    """Kept for the backward pass for each image, plain and with blocks recomputed."""
+    """Bytes kept for the backward pass for each image, plain and with blocks recomputed."""
     rest: tuple[float, float]
-    """What does not grow with the images, at the peak: gradients, and the weights in bf16."""
+    """Bytes that do not grow with the images, at the peak: gradients, and the weights in bf16."""
 
 
-def memory_of(preset: str) -> Memory:
+def counted(preset: str) -> Counted:
     """What a step of a preset takes."""
     asked = resolve(parse(["--preset", preset, *OPTIONS]), load_catalog())
     shape = known_facts(asked.config, asked.catalog).image_shape
-    slopes, rests = list[float](), list[float]()
+    slopes, rests, operations = list[float](), list[float](), list[float]()
     for recomputed in (False, True):
         fake = FakeTensorMode()
         objective = made(asked, fake)
         if recomputed:
             recompute_blocks(objective.backbone)
-        (few, few_most), (many, many_most) = (peak(objective, fake, shape, images) for images in IMAGES)
+        few, few_most, some = step(objective, fake, shape, IMAGES[0])
+        many, many_most, _ = step(objective, fake, shape, IMAGES[1])
+        operations.append(some / IMAGES[0])
         slopes.append((many - few) / (IMAGES[1] - IMAGES[0]))
         growth = (many_most - few_most) / (IMAGES[1] - IMAGES[0])
         rests.append(few_most - IMAGES[0] * growth)
     parameters = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    return Memory(parameters, (slopes[0], slopes[1]), (rests[0], rests[1]))
+    return Counted(parameters, operations[0], (slopes[0], slopes[1]), (rests[0], rests[1]))
 
 
 def main() -> None:
@@ -149,7 +159,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for preset in tqdm(args.presets):
-        found = memory_of(preset)
+        found = counted(preset)
         state = PER_PARAMETER * found.parameters
         fit = [
             max(0, int((args.gpu * 1e9 - state - max(0.0, rest - 4 * found.parameters)) / image))
