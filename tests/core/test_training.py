@@ -23,6 +23,7 @@ ODD = ("--plugin", "odd_plugin")
 WAYS = {
     "the default recipe": (),
     "accumulation": ("--train.accumulation", "2"),
+    "half precision, with clipping": ("--mixed-precision", "bf16", "--train.clip-gradients", "0.5"),
     "reader processes": ("--train.workers", "2"),
     "plain shuffling and no features": (
         *tiny.ONE_STREAM, "--train.samples-per-class", "0", "--train.batch-size", "333", "--train.accumulation", "3",

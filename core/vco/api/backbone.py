@@ -137,8 +137,8 @@ class Backbone(Component, nn.Module):
         The core shares each one's weights out over processes (--train.sharding), or keeps what enters it in place of
         what is computed inside (--train.checkpoint-blocks). So `forward` calls each as a module, `block(...)`, exactly
         once. A block is no part of another one, uses no weight outside itself, and does the same when it is called
-        again: dropout may draw, but nothing is counted up or left behind. Default: there are none, and neither option
-        is on offer. (Not named `blocks`, which a network may call its own list.)
+        again: dropout may draw, but nothing is counted up or left behind. Default: there are none; then the network is
+        gathered as a whole, and recomputing is not on offer. (Not named `blocks`, which a network may call its own list.)
         """
         return ()
 
