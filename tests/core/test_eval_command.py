@@ -471,6 +471,28 @@ def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
         assert theirs["real_value"] == pytest.approx(ours["real_value"], rel=1e-6)
 
 
+@pytest.mark.slow
+def test_an_image_that_one_of_two_processes_cannot_read_is_one_sentence(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    spoilt = Path(shutil.copytree(images, tmp_path / "spoilt")) / "001.png"  # the second process reads it
+    spoilt.write_bytes(spoilt.read_bytes()[:-30])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    devices = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = ["vco", "eval", str(spoilt.parent), "--against", str(run), "--no-baseline"]
+    done = subprocess.run([*launcher, *command], env=os.environ | devices, capture_output=True, text=True, timeout=240)
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("vco eval: "))
+    assert said.startswith(f"vco eval: process 1: the image {spoilt} cannot be read (")
+
+
+def test_a_run_folder_without_its_settings_is_no_folder_of_images(run: Path, capsys: Capture) -> None:
+    (run / "config.yaml").unlink()
+    assert "holds checkpoints, but it is not the folder of a run: it has no config.yaml" in refused(capsys, run)
+
+
 def test_labels_that_the_data_have_not_are_one_sentence(run: Path, tmp_path: Path, capsys: Capture) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "odd.npz", images=images, labels=np.full(12, 55))

@@ -458,7 +458,9 @@ def test_a_folder_that_another_command_writes_to_is_refused(taken: Path, run: Pa
     [
         (["--num", "0"], "argument --num: '0' is no number from 1 on"),
         (["--num", "x"], "argument --num: 'x' is no number from 1 on"),
-        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--num", "99999999999"], "argument --num: '99999999999' is more than 10,000,000, the most at a time"),
+        (["--seed", "x"], "argument --seed: 'x' is no whole number from 0 on"),
+        (["--seed", "-1"], "argument --seed: '-1' is no whole number from 0 on"),
         (["--batch-size", "0"], "argument --batch-size: '0' is no number from 1 on"),
         (["--ema", "5"], "has no running average number 5; it has 0 (decay "),
         (["--ema", "raw"], "argument --ema: 'raw' is neither the number of an average, as in 0 or 1, nor none"),
@@ -473,6 +475,7 @@ def test_a_folder_that_another_command_writes_to_is_refused(taken: Path, run: Pa
         (["--preset", "digits"], "preset cannot be changed after training"),
         (["--guidance.nope", "1"], "guidance.nope: unknown option"),
         (["--nums", "1"], "--nums: unknown option; did you mean '--num'?"),
+        (["--divide", "1"], "--divide: unknown option"),
         (["--plugin", "no_such_plugin"], "no_such_plugin cannot be used"),
         (["--solver"], "--solver needs a value"),
         (["--device", "nowhere"], "the device nowhere cannot be used here: "),

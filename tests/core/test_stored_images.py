@@ -115,6 +115,34 @@ def test_a_part_of_what_vco_sample_has_made_is_what_it_makes_of_fewer(tmp_path: 
     assert open_images(path).law(open_images(path).part(10)) == "balanced"
 
 
+@pytest.mark.parametrize(
+    ("labels", "held"),
+    [
+        (np.arange(3), "int64[3]"),
+        (np.zeros(4), "float64[4]"),
+        (np.full(4, -1), "negative numbers"),
+        (np.zeros((4, 10), int), "int64[4, 10]"),
+    ],
+)
+def test_labels_that_are_no_classes_are_not_used_and_that_is_said(labels: object, held: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=pixels(4), labels=np.asarray(labels))
+    stored = open_images(tmp_path / "a.npz")
+    assert stored.labels is None
+    assert stored.notes == (f"labels in {tmp_path / 'a.npz'} is no class for each image ({held}), and is not used",)
+
+
+def test_labels_of_any_size_have_a_law(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=pixels(4), labels=np.array([0, 1, 2, 2**62]))
+    assert open_images(tmp_path / "a.npz").law(range(4)) == "unknown"
+
+
+def test_a_link_to_an_image_that_is_gone_is_missed(tmp_path: Path) -> None:
+    path = folder(tmp_path / "png", pixels(4))
+    (path / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"link\.png cannot be read"):
+        open_images(path)
+
+
 def test_the_law_of_a_part_is_that_of_its_own_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=pixels(40), labels=np.repeat([0, 1], 20))
     stored = open_images(tmp_path / "a.npz")

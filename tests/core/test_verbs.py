@@ -79,6 +79,16 @@ def test_help_waits_for_no_heavy_import(verb: str) -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_streams_that_are_closed_do_not_matter(closed: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m vco new loss a {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) != []
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m vco new nonsense b {closed}"], cwd=tmp_path)
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize(
     "argv", [["plugins"], ["check", "vco_plugins", "--only", "solver/euler"], ["new", "loss", "a"]]
 )

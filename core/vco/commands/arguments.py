@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from vco.config.command_line import FLAGS, GROUPS, SCALARS
 from vco.errors import UserError, did_you_mean
@@ -36,17 +36,32 @@ def split(argv: Sequence[str], own: Collection[str]) -> tuple[list[str], list[st
             ours.append(argument)
             continue
         if option.partition(".")[0] not in of_run:
-            raise UserError(f"{option}: unknown option{did_you_mean(option, (*own, *of_run))}")
+            known = {name[2:]: name for name in (*own, *of_run)}  # the hyphens, which all have, make none alike
+            near = did_you_mean(option[2:], known).replace("'", "'--", 1)
+            raise UserError(f"{option}: unknown option{near}")
         others.append(argument)
         if argument == option and rest and not rest[0].startswith("--"):
             others.append(rest.pop(0))
     return ours, others
 
 
+LARGEST: Final = 10_000_000
+"""Images, at most: their numbers and labels are held in memory, and names in one folder."""
+
+
 def count(text: str) -> int:
     """A number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    if int(text) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {LARGEST:,}, the most at a time")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)
 
 

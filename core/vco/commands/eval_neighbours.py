@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vco.api import FeatureSource, ImageSet
 from vco.commands.eval_setup import Bench, bench
+from vco.distributed import errors_shared
 from vco.errors import UserError
 from vco.evaluation.measure import Measure
 from vco.evaluation.neighbours import Neighbours, features_of, verdict
@@ -57,7 +58,7 @@ def show_neighbours(args: argparse.Namespace, options: Sequence[str]) -> int:
         every, place = torch.arange(len(train)), 0
         mine = every[list(measure.share(len(train)))]
         bar = tqdm(total=len(mine), desc="training images", unit="image", leave=False, disable=None)
-        with bar:
+        with errors_shared(), bar:
             for features in features_of(source, read_some(train, every, measure, run.config), device):
                 found.look(features, mine[place : place + len(features)])
                 place += len(features)
@@ -89,7 +90,8 @@ def _held_out(ready: Bench, measure: Measure, source: FeatureSource) -> Float[Te
     """Features of held-out images, the same ones in any run."""
     test, device = ready.run.data.test(), ready.accelerator.device
     chosen = torch.randperm(len(test), generator=generator(0, "neighbours"))[:HELD_OUT]
-    features = [*features_of(source, read_some(test, chosen, measure, ready.run.config), device)]
+    with errors_shared():
+        features = [*features_of(source, read_some(test, chosen, measure, ready.run.config), device)]
     return torch.cat([part.cpu() for part in gather_object(features)])
 
 

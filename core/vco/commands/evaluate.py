@@ -137,6 +137,8 @@ def _score(argv: Sequence[str]) -> int:
         from vco.commands.eval_run import score_run
 
         return score_run(args, options)
+    if (path / "checkpoints").is_dir():
+        raise UserError(f"{path} holds checkpoints, but it is not the folder of a run: it has no config.yaml")
     given = [f"--{name}" for name in ("step", "scale", "seeds", "neighbours", "out") if getattr(args, name) is not None]
     if given:
         raise UserError(f"{' and '.join(given)} can be said of a run, and {path} is none: it has no config.yaml")

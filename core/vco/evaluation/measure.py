@@ -16,6 +16,7 @@ from vco.api import Features, Metric, Moments, Score
 from vco.config.plain import locations, to_plain
 from vco.config.settings import Part
 from vco.data.reader import to_float
+from vco.distributed import errors_shared
 from vco.errors import UserError
 from vco.evaluation.checks import Checks
 from vco.evaluation.protocol import Protocol
@@ -97,11 +98,14 @@ class Measure:
 
         Returns:
             Number of a metric -> what it keeps of the images of all processes.
+
+        Raises:
+            UserError: in all processes, if one of them cannot read an image.
         """
         metrics = {number: self.choices[number].make() for number in (range(len(self.choices)) if of is None else of)}
         shown = None if self.accelerator.is_main_process else True  # None: where somebody watches
         bar = tqdm(total=count, desc=title, unit="image", disable=shown, leave=False)
-        with bar:
+        with errors_shared(), bar:
             for batch in batches:
                 if checks is not None:
                     checks.look(batch)

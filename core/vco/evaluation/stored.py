@@ -79,8 +79,9 @@ class StoredImages(ABC):
             return str(self.said["labels"])
         if self.labels is None:
             return UNKNOWN
-        counts = self.labels[list(places)].bincount()
-        return BALANCED if int(counts.max() - counts.min()) <= 1 else UNKNOWN
+        classes, counts = self.labels[list(places)].unique(return_counts=True)
+        whole = len(classes) == int(classes[-1]) + 1  # from 0 on, without a gap
+        return BALANCED if whole and int(counts.max() - counts.min()) <= 1 else UNKNOWN
 
 
 def open_images(path: Path) -> StoredImages:
@@ -104,7 +105,7 @@ class FolderImages(StoredImages):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and _is_image(file))
         self.count = len(self.files)
         if not self.files:
             raise UserError(f"there are no PNG or JPEG images in {path}")
@@ -153,6 +154,11 @@ class FolderImages(StoredImages):
             except (OSError, SyntaxError, ValueError) as error:
                 raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
         return torch.from_numpy(pixels).reshape(*self.shape[1:], self.shape[0]).permute(2, 0, 1).contiguous()
+
+
+def _is_image(file: Path) -> bool:
+    """Whether it is a file, or a link to one that is gone: that image is missed, and not left out."""
+    return file.is_file() or (file.is_symlink() and not file.exists())
 
 
 def _opened(file: Path) -> Image.Image:
@@ -210,7 +216,12 @@ class NpzImages(StoredImages):
             shape, dtype = arrays.get(name, ((), np.dtype(float)))
             if shape == (self.count,) and dtype.kind in "iu":
                 labels = torch.from_numpy(read_arrays(self.path, [name])[name].astype(np.int64))
-                return labels if int(labels.min()) >= 0 else None
+                if int(labels.min()) >= 0:
+                    return labels
+        if odd := [name for name in LABELS if name in arrays]:
+            shape, dtype = arrays[odd[0]]
+            held = f"{dtype}{list(shape)}" if shape != (self.count,) or dtype.kind not in "iu" else "negative numbers"
+            self.notes = (f"{odd[0]} in {self.path} is no class for each image ({held}), and is not used",)
         return None
 
 
