@@ -226,7 +226,8 @@ def main() -> None:
     try:
         for run in {run.data.name: run for run in todo}.values():
             if not (run.judge / "training.json").exists():
-                study.vco(run, "train-encoder", *run.data.judge.split(), "--output", str(run.judge))
+                arguments = ["train-encoder", *run.data.judge.split(), "--output", str(run.judge)]
+                study.command([sys.executable, "-c", VCO, *arguments], Path(f"{run.judge}.log"))
         for _ in range(2):  # the second pass does what had to wait for plain JiT
             with ThreadPoolExecutor(args.jobs) as pool:
                 jobs = [pool.submit(work_on, study, run, tqdm.write) for run in todo]
