@@ -6,6 +6,7 @@ it by the formulas of docs/scale.md, published figures of the hardware, and the 
     python benchmarks/scale.py > tables.md
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -51,9 +52,10 @@ class Network(NamedTuple):
     @property
     def row(self) -> str:
         """A line of the first table."""
+        least = " / ".join(map(str, balanced(self)))
         return (
             f"| {self.size} | {self.parameters:,.0f} M | {self.operations:,.0f} GFLOP | {self.kept:,.0f} MB "
-            f"| {self.recomputed:,.0f} MB |"
+            f"| {self.recomputed:,.0f} MB | {least} |"
         )
 
 
@@ -99,6 +101,13 @@ def step(network: Network, gpus: int, batch: int) -> Step:
         memory=(states[0] + kept[0], states[1] + kept[1]),
         recomputed=(recomputed[0], recomputed[1]),
     )
+
+
+def balanced(network: Network) -> tuple[int, int]:
+    """Images per GPU from which the network between nodes is no slower than computing, with DDP and with FSDP."""
+    sent = 4e6 * network.parameters / NETWORK
+    image = 1e9 * network.operations / (SHARE * PEAK)
+    return math.ceil(2 * sent / image), math.ceil(3 * sent / image)
 
 
 def tables(networks: Sequence[Network]) -> tuple[list[str], list[str]]:
