@@ -138,7 +138,8 @@ class Backbone(Component, nn.Module):
         what is computed inside (--train.checkpoint-blocks). So `forward` calls each as a module, `block(...)`, exactly
         once. A block is no part of another one, uses no weight outside itself, and does the same when it is called
         again: dropout may draw, but nothing is counted up or left behind. Default: there are none; then the network is
-        gathered as a whole, and recomputing is not on offer. (Not named `blocks`, which a network may call its own list.)
+        gathered as a whole, and recomputing is not on offer. (Not named `blocks`, which networks call lists of their
+        own.)
         """
         return ()
 
