@@ -144,7 +144,9 @@ def labels_say_something_about_images(case: DataCase) -> None:
     means = torch.stack([pixels[:half][labels[:half] == c].mean(0) for c in range(data.num_classes)])
     guesses = torch.cdist(pixels[half:], means.nan_to_num()).argmin(1)
     right = (guesses == labels[half:]).float().mean().item()
-    chance = labels.bincount().max().item() / len(labels)
+    # how often guess and label would agree if neither knew of the other, however unbalanced the classes are
+    guessed, true = (each.bincount(minlength=data.num_classes) / half for each in (guesses, labels[half:]))
+    chance = float((guessed * true).sum())
     # five standard errors
     least = chance + 5 * (chance * (1 - chance) / half) ** 0.5
     require(right > least, f"{right:.1%} of the labels are guessed right; chance gives {chance:.1%}")
