@@ -145,7 +145,7 @@ def labels_say_something_about_images(case: DataCase) -> None:
     guesses = torch.cdist(pixels[half:], means.nan_to_num()).argmin(1)
     right = (guesses == labels[half:]).float().mean().item()
     # how often guess and label would agree if neither knew of the other, however unbalanced the classes are
-    guessed, true = (each.bincount(minlength=data.num_classes) / half for each in (guesses, labels[half:]))
+    guessed, true = (each.bincount(minlength=data.num_classes) / len(each) for each in (guesses, labels[half:]))
     chance = float((guessed * true).sum())
     # five standard errors
     least = chance + 5 * (chance * (1 - chance) / half) ** 0.5
