@@ -10,6 +10,8 @@ import torch
 
 import vco
 from vco.cli import main_run, main_vco
+from vco.folder import RunFolder
+from vco.reporting.report import write_report
 from vco.sampling.averages import young_average
 from vco.training.ema import EMA
 
@@ -50,6 +52,8 @@ def test_a_run_says_it_at_its_end_and_in_its_report(tmp_path: Path, capsys: Capt
         assert main_run(tiny.argv(tmp_path / metric, "--metric", metric)) == 0
         assert capsys.readouterr().out.count(f"note: after 6 steps {YOUNG}") == 1
         assert f"After 6 steps {YOUNG}" in (tmp_path / metric / "report.html").read_text()
+    write_report(RunFolder(tmp_path / "none"), "training, after step 6 of 100")
+    assert YOUNG not in (tmp_path / "none" / "report.html").read_text()
     assert YOUNG in json.loads((tmp_path / "fd=digits-cnn" / "eval.json").read_text())["notes"][0]
 
 

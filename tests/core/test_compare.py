@@ -248,6 +248,8 @@ def test_the_terminal_shows_the_settings_that_all_have_and_counts_the_rest(runs:
         (lambda a, b: [a, b.parent], "is not the folder of a run: it has no config.yaml"),
         (lambda a, b: [a, b.parent / "nothing"], "is not the folder of a run: it has no config.yaml"),
         (lambda a, b: [a, without_settings(b)], "is not the folder of a run: it has no config.yaml"),
+        (lambda a, b: [], "the following arguments are required: RUN (`vco compare --help`"),
+        (lambda a, b: [a, b, "--ou", "c.md"], "unrecognized arguments: --ou"),
         (lambda a, b: [a, b, "--out", "c.pdf"], "ends with none of .html, .md, .json, .csv"),
         (lambda a, b: [a, b, "--out", "no/such/c.md"], "there is no folder no/such"),
     ],

@@ -1,6 +1,5 @@
 """`vco compare`: puts runs beside each other, at equal amounts of training and with the noise between seeds."""
 
-import argparse
 import csv
 import io
 import json
@@ -8,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vco.commands.arguments import Parser
 from vco.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares the runs that the arguments name; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vco compare",
         description="Compares runs at equal steps, images, FLOPs and hours. Runs that differ in nothing but the seed "
         "count as one; a difference below the noise between seeds is a tie.",
+        allow_abbrev=False,
     )
-    parser.add_argument("run", nargs="+", type=Path, help="run folders, two or more")
+    parser.add_argument("run", metavar="RUN", nargs="+", type=Path, help="run folders, two or more")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"also write a page or its tables: {', '.join(FORMATS)} by its ending"
     )

@@ -49,7 +49,7 @@ def write_report(folder: RunFolder, state: str = "") -> None:
             failed=state.startswith(FAILED),
             running=bool(state) and not state.startswith(FAILED),
             summary=_summary(history),
-            young=_young(history),
+            young="" if state else _young(history),  # every average is young for a while
             newest=[found[-1] for found in by_metric(own(readings, folder)).values()],
             first=panels.scores(readings, folder) + panels.losses(records),
             grids=grids,
@@ -123,7 +123,7 @@ def _young(history: History) -> str:
     train = history.settings.get("train")
     decays = train.get("ema_decays") if isinstance(train, Mapping) else None
     first = decays[0] if isinstance(decays, list) and decays else None
-    return young_average(first, history.step) if isinstance(first, float) else ""
+    return young_average(first, history.step).replace("`", "") if isinstance(first, float) else ""
 
 
 def _summary(history: History) -> str:
