@@ -152,7 +152,7 @@ def test_without_a_preset_the_run_folder_is_named_after_the_data(write: Write) -
     ("argv", "more"),
     [(("--seed", "3"), "-seed3"), (("--loss", "near=2", "--train.batch-size", "8"), "-weight2-batch-size8"),
      (("--train.steps", "9", "--sample.steps", "3", "--mixed-precision", "fp32"), ""),
-     (("--from", "runs/other@20"), "-from-runs_other_20"), (("--backbone", "net"), ""),
+     (("--from", "runs/other@20"), "-from-runs_other_20"), (("--backbone", "net"), ""), (("--from", ""), ""),
      (("--train.schedule", "cosine"), "-schedule-cosine")],
 )  # fmt: skip
 def test_options_that_make_another_run_stand_in_the_name_of_its_folder(argv: tuple[str, ...], more: str) -> None:

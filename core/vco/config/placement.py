@@ -82,7 +82,7 @@ def _named_by_choices(line: CommandLine, given: Layer, preset: str, catalog: Cat
     settings: list[str] = []
     for key, item in sorted(line.layer.items()):
         named = key in NAMING[1:] or (key == "data" and preset in ("", usual))
-        free = key.startswith(MAY_CHANGE) and key != "start_from"
+        free = key.startswith(MAY_CHANGE) and not (key == "start_from" and item.value)
         if not (named or free or key in sampled):
             value = Path(str(item.value)).name if key in places else item.value
             name = {"start_from": "from"}.get(key, key.rpartition(".")[2].replace("_", "-"))
