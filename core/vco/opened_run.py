@@ -222,10 +222,14 @@ class OpenedRun:
     def _classes(self, labels: Sequence[int] | Tensor) -> Tensor:
         """The labels, if they are classes."""
         classes = self.run.facts.num_classes
-        wanted = torch.as_tensor(labels, dtype=torch.long).flatten()
-        if len(wanted) == 0 or not bool(((wanted >= 0) & (wanted < classes)).all()):
+        try:
+            given = torch.as_tensor(labels).flatten()
+        except (TypeError, ValueError, RuntimeError):  # whatever a notebook may hand over
+            given = torch.empty(0)
+        whole = not (given.is_floating_point() or given.is_complex())
+        if len(given) == 0 or not whole or not bool(((given >= 0) & (given < classes)).all()):
             raise UserError(f"labels are the numbers of classes, from 0 to {classes - 1}, and at least one is needed")
-        return wanted
+        return given.long()
 
     @cached_property
     def _checkpoint(self) -> checkpoint.Checkpoint:

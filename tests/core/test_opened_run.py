@@ -119,8 +119,8 @@ def test_scale_and_steps_may_be_others_than_those_of_the_run(opened: OpenedRun) 
     assert torch.equal(opened.sample([1, 2]), usual)  # nothing was changed for good
 
 
-@pytest.mark.parametrize("labels", [[10], [-1], [], [3, 11]])
-def test_labels_that_are_no_classes_are_refused(labels: list[int], opened: OpenedRun) -> None:
+@pytest.mark.parametrize("labels", [[10], [-1], [], [3, 11], torch.tensor([0.5])])
+def test_labels_that_are_no_classes_are_refused(labels: list[int] | torch.Tensor, opened: OpenedRun) -> None:
     with pytest.raises(UserError, match="labels are the numbers of classes, from 0 to 9, and at least one is needed"):
         opened.sample(labels)
 

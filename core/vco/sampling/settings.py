@@ -59,7 +59,7 @@ def with_steps(run: Run, steps: int | None) -> Run:
     """The run with other solver steps; None leaves them as they are."""
     if steps is None:
         return run
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (of a notebook)
         raise UserError(f"steps are the steps of the solver, at least 1, and not {steps}")
     return attrs.evolve(run, config=attrs.evolve(run.config, sample=attrs.evolve(run.config.sample, steps=steps)))
 
