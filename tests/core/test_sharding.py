@@ -31,6 +31,7 @@ METHODS: Final = {
         "--adapter", "rms", "--train.clip-gradients", "0.5", "--train.batch-size", "16", "--train.accumulation", "2",
         "--optimizer.decay", "matrices", "--optimizer.weight-decay", "0.1",
     ),
+    "rows that are gathered": ("--loss", "drifting", "--loss.alpha", "2", "--adapter", "rms"),
     "forward derivatives and quiet passes": ("--loss", "meanflow", "--loss.omega", "0.5", "--loss.kappa", "0.4"),
     "a teacher, heads that learn and recomputed blocks": (
         *tiny.ONE_STREAM[:6], "--loss", "sra,repa", "--loss.sra.block", "1", "--loss.sra.teacher-block", "2",
