@@ -91,5 +91,6 @@ def test_fewer_than_two_images_are_refused(generated: int, real: int) -> None:
     for count, kind in ((generated, True), (real, False)):
         if count:
             feed(metric, vectors(count, 0), kind)
-    with pytest.raises(UserError, match=rf"at least two .* {generated} and {real}: set --eval\.samples"):
+    remedy = r"set --eval\.samples to at least 2" if generated < 2 else "hold them against more real images"
+    with pytest.raises(UserError, match=rf"at least 2 .* {generated} and {real}: {remedy}"):
         metric.score()
