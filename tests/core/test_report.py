@@ -188,8 +188,8 @@ def test_a_run_that_failed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_that_was_stopped_says_after_which_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vco.training.stopping import StopFlag
 
-    asked = iter([0, 0, 15])
-    monkeypatch.setattr(StopFlag, "agreed", lambda self: next(asked))
+    asked = iter([0, 0, 0, 15])  # once before the first step
+    monkeypatch.setattr(StopFlag, "agreed", lambda self, *reasons: next(asked))
     training = tiny.prepare(tmp_path)
     assert training.train(LiveReport(training.folder)) == 15
     assert "stopped by a signal after step 2 of 6" in Page(tmp_path / "report.html").words

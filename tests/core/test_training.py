@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from toy_plugin.losses import Square
 from toy_plugin.networks import Doubled, Toy
@@ -23,7 +25,6 @@ ODD = ("--plugin", "odd_plugin")
 WAYS = {
     "the default recipe": (),
     "accumulation": ("--train.accumulation", "2"),
-    "half precision, with clipping": ("--mixed-precision", "bf16", "--train.clip-gradients", "0.5"),
     "reader processes": ("--train.workers", "2"),
     "plain shuffling and no features": (
         *tiny.ONE_STREAM, "--train.samples-per-class", "0", "--train.batch-size", "333", "--train.accumulation", "3",
@@ -64,6 +65,23 @@ def test_a_resume_at_every_step_changes_no_bit(tmp_path: Path, way: str) -> None
         tiny.train(folder, *options)
         tiny.assert_same(tiny.tensors(folder), expected)
         assert tiny.losses(folder) == losses
+
+
+@pytest.fixture
+def other_precision() -> Iterator[None]:
+    """Accelerate takes one precision for all runs of a process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("other_precision")
+def test_a_resume_under_half_precision_changes_no_bit(tmp_path: Path) -> None:
+    half = ("--mixed-precision", "bf16", "--train.clip-gradients", "0.5")
+    tiny.train(tmp_path / "whole", *half, *EVERY_STEP)
+    tiny.train(resume_at(3, tmp_path / "whole", tmp_path / "resumed"), *half)
+    tiny.assert_same(tiny.tensors(tmp_path / "resumed"), tiny.tensors(tmp_path / "whole"))
+    assert tiny.losses(tmp_path / "resumed") == tiny.losses(tmp_path / "whole")
 
 
 def test_a_log_holds_each_step_once_after_resumes(tmp_path: Path) -> None:
