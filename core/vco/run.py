@@ -13,6 +13,7 @@ from vco.config.settings import Part, RunConfig
 from vco.errors import UserError, one_line
 from vco.facts import RunFacts
 from vco.objective import Objective
+from vco.outline import outline
 from vco.plugins.registry import Catalog
 
 
@@ -111,7 +112,7 @@ def assemble(
         assert data is not None
         metrics, scoring = choose_metrics(config, fit, data.image_shape, data.num_classes)
         fit.check_groups(data)
-    with torch.device(device):
+    with outline() if torch.device(device).type == "meta" else torch.device(device):
         torch.manual_seed(config.seed)
         if data is not None:
             sources = _sources(config, fit, data.image_shape)
@@ -143,7 +144,7 @@ def known_facts(config: RunConfig, catalog: Catalog, origin: Mapping[str, str] |
     """
     fit = Compatibility(config, catalog, origin or {})
     data: api.Data = fit.build("data", api.DataSetting())
-    with torch.device("meta"):
+    with outline():
         sources = _sources(config, fit, data.image_shape)
     features = {name: source.spec for name, source in sources.items()}
     return RunFacts(image_shape=data.image_shape, num_classes=data.num_classes, features=features)

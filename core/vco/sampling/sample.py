@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from vco.api import IMAGE, Streams
 from vco.data.reader import to_uint8
@@ -136,6 +135,8 @@ def grid_classes(num_classes: int) -> Int[Tensor, " columns"]:
 
 def encode_png(images: UInt8[Tensor, "n c h w"], columns: int) -> bytes:
     """A PNG with the images row by row; small ones are enlarged by a whole factor so that they can be seen."""
+    from torchvision.utils import make_grid  # takes a second, which whoever makes no grid need not wait for
+
     zoom = max(1, 48 // images.shape[-1])
     large = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
     grid = make_grid(large, nrow=columns, padding=2, pad_value=127)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vco.api import ImageSet
 from vco.collectives import alone
@@ -57,6 +56,8 @@ def training_flops(run: Run, images: ImageSet, indices: Sequence[int], device: t
     Returns:
         The count, or None if a component stands in the way of counting.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton, which a dry run need not wait for
+
     beside, labels = run.objective.beside, images.labels[torch.tensor(indices)]
     with suppress(Exception), alone():  # of anybody's code
         twin = copy.deepcopy(run.objective, {id(part): part for part in beside.values()}).train()
