@@ -1,6 +1,7 @@
 """Compares methods on digits: every method unguided, and at the best guidance scale of one small sweep.
 
     python benchmarks/compare_digits.py --work /tmp/compare --seeds 3 --jobs 2
+    python benchmarks/compare_digits.py --work /tmp/compare --on latents
 
 The methods are the commands of docs/methods.md. A run is trained once with `vco-run` and then sampled and evaluated at
 each scale of the sweep. One scale for all methods would be unfair: a method whose null branch lacks more (V-Co's hides
@@ -8,8 +9,8 @@ label and features) is guided harder by the same number. With `--wall-clock`, me
 wall-clock: the cost of a step is measured first, the methods taking turns, and each method is evaluated after the
 number of steps that the cheapest one's time allows.
 
-Finished evaluations are not repeated, and interrupted runs go on. The script writes the section of docs/results.md
-between its marks, and its pictures.
+Methods on pixels and on latents are compared apart (`--on`): each kind has its section of docs/results.md, which the
+script writes between its marks, and its pictures. Finished evaluations are not repeated, and interrupted runs go on.
 """
 
 import argparse
@@ -34,20 +35,27 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
 BATCH = 80
-STEPS = 400
 SCALES = ("1.0", "1.2", "1.5")
 """The sweep; at 1.0 nothing is guided."""
-BEGIN, END = "<!-- written by benchmarks/compare_digits.py -->", "<!-- end -->"
-PICTURES = """
-Unguided samples of the first seed after all steps, a column per class:
+END = "<!-- end -->"
 
-![sample grids of every method](results_samples.png)
 
-The image stream's training loss of the first seed, where a method has one. Each process has its own distribution of
-noise, so compare within one:
+@attrs.frozen
+class Kind:
+    """What one comparison is over: methods on pixels, or on latents."""
 
-![training loss of the image stream of every method](results_curves.png)
-"""
+    steps: int
+    """Training steps of a method whose command says none."""
+    mark: str
+    """The line of docs/results.md after which its section begins."""
+    pictures: str
+    """How the names of its pictures begin."""
+
+
+KINDS = {
+    "pixels": Kind(400, "<!-- written by benchmarks/compare_digits.py -->", "results"),
+    "latents": Kind(600, "<!-- written by benchmarks/compare_digits.py --on latents -->", "results_latents"),
+}
 
 
 @attrs.frozen
@@ -73,10 +81,15 @@ class Entry:
         return self.scores[SCALES[0]]
 
 
+def kind_of(method: str) -> str:
+    """Whether a method is on pixels or on latents."""
+    return "latents" if "--preset digits-latent" in METHODS[method] else "pixels"
+
+
 def steps_of(method: str) -> int:
     """Training steps of a method: those of its command, if it says any."""
     said = re.search(r"--train\.steps (\d+)", METHODS[method])
-    return int(said.group(1)) if said else STEPS
+    return int(said.group(1)) if said else KINDS[kind_of(method)].steps
 
 
 def vco_run(method: str, folder: Path, *options: str) -> None:
@@ -178,11 +191,11 @@ def table(entries: Mapping[str, Entry], in_time: Mapping[str, Entry], costs: Map
     return "\n".join(lines) + "\n"
 
 
-def describe(real: float, seeds: int, wall_clock: bool) -> str:
+def describe(real: float, seeds: int, steps: int, wall_clock: bool) -> str:
     """What the numbers of the table are."""
     ties = " A *tie* is a mean within the two standard deviations (added) of the best." if seeds > 1 else ""
     time = (
-        f" *Equal wall-clock*: the time in which the cheapest method does {STEPS} steps, on one CPU thread."
+        f" *Equal wall-clock*: the time in which the cheapest method does {steps} steps, on one CPU thread."
         if wall_clock
         else ""
     )
@@ -195,21 +208,46 @@ held-out digits, after steps of {BATCH} images, with EMA weights and 10 Heun ste
 """
 
 
+def show_pictures(name: str) -> str:
+    """The part of a section that shows its pictures."""
+    return f"""
+Unguided samples of the first seed after all steps, a column per class:
+
+![sample grids of every method]({name}_samples.png)
+
+The image stream's training loss of the first seed, where a method has one. Each process has its own distribution of
+noise, so compare within one:
+
+![training loss of the image stream of every method]({name}_curves.png)
+"""
+
+
+def write_section(page: Path, mark: str, section: str) -> None:
+    """Puts a section between its mark and the next end, and leaves the rest of the page as it is."""
+    content = page.read_text() if page.exists() else ""
+    before, found, after = content.partition(mark)
+    rest = after.partition(END)[2] if found else "\n"
+    page.write_text(f"{before}{mark}\n\n{section}\n{END}{rest}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--on", choices=KINDS, default="pixels", help="methods on pixels or on latents")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--wall-clock", action="store_true", help="also compare at equal wall-clock")
     parser.add_argument("--finished", action="store_true", help="start no run: use the finished ones")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each")
-    parser.add_argument(
-        "--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="NAME", help="of docs/methods.md"
-    )
+    parser.add_argument("--methods", nargs="*", choices=METHODS, metavar="NAME", help="of docs/methods.md")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for results.md and its pictures")
     args = parser.parse_args()
+    kind = KINDS[args.on]
+    args.methods = args.methods or [method for method in METHODS if kind_of(method) == args.on]
+    if other := [method for method in args.methods if kind_of(method) != args.on]:
+        parser.error(f"{other[0]} is not a method on {args.on}; say --on {kind_of(other[0])}, or leave it out")
     args.work.mkdir(parents=True, exist_ok=True)
     costs = measure_cost(args.methods, args.work) if args.wall_clock else {}
-    in_time = {m: round(STEPS * min(costs.values()) / costs[m]) for m in args.methods} if costs else {}
+    in_time = {m: round(kind.steps * min(costs.values()) / costs[m]) for m in args.methods} if costs else {}
 
     def finished(method: str, seed: int) -> list[dict[str, Any]]:
         steps = [*([in_time[method]] if in_time else []), steps_of(method)]
@@ -230,14 +268,12 @@ def main() -> None:
     entries = {m: e for m in args.methods if (e := entry(m, -1, steps_of(m)))}
     timed = {m: e for m in entries if in_time and (e := entry(m, 0, in_time[m]))}
     folders = {method: args.work / f"{folder_name(method)}-seed0" for method in entries}
-    draw_grids(folders, args.out / "results_samples.png")
-    draw_curves(folders, args.out / "results_curves.png")
-    page = args.out / "results.md"
-    before, after = (page.read_text() if page.exists() else f"{BEGIN}\n{END}\n").split(BEGIN)
+    draw_grids(folders, args.out / f"{kind.pictures}_samples.png")
+    draw_curves(folders, args.out / f"{kind.pictures}_curves.png")
     real = next(run for run in found.values() if run)[-1][SCALES[0]]["real_value"]
     seeds = max(len(e.best) for e in entries.values())
-    section = describe(real, seeds, bool(timed)) + table(entries, timed, costs) + PICTURES
-    page.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after.split(END)[1]}")
+    section = describe(real, seeds, kind.steps, bool(timed)) + table(entries, timed, costs)
+    write_section(args.out / "results.md", kind.mark, section + show_pictures(kind.pictures))
 
 
 if __name__ == "__main__":
