@@ -56,7 +56,7 @@ class Compatibility:
     def _refusal(self, part: Part, error: Exception) -> str:
         if isinstance(error, UserError):
             return error.of(self.name(part.path), self.config.option_of(part.path))
-        plugin = self.catalog.get(part.kind, part.name).plugin
+        plugin = self.catalog.get(part.kind, part.registered).plugin
         module = next(known.module for known in self.catalog.plugins if known.label == plugin)
         where = f"{self.name(part.path)} of {plugin} cannot be built"
         return f"{where}: {one_line(error)}; `vco check {module}` tells more"

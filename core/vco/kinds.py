@@ -28,6 +28,12 @@ class Kind:
     """Whether a run may have several of them, as in --loss repa,hybrid."""
     short_option: str = ""
     """Of several: the option that NAME=VALUE sets, as the weight in --loss hybrid=10; empty if there is none."""
+    repeatable: bool = False
+    """Of several: whether one may be chosen again, with options of its own, as in --loss repa,repa:deep."""
+
+    def registered(self, name: str) -> str:
+        """The name that a plugin has registered: of one that is chosen again, "repa:deep", what precedes the colon."""
+        return name.partition(":")[0] if self.repeatable else name
 
 
 KINDS: Final = {
@@ -56,6 +62,7 @@ KINDS: Final = {
             noun="feature source",
             help="frozen encoders that the run is aligned to; of several, the first is the default",
             several=True,
+            repeatable=True,
         ),
         Kind(
             name="adapters",
@@ -69,9 +76,10 @@ KINDS: Final = {
             section="loss",
             contract="Loss",
             noun="loss",
-            help="alignment losses, with weights as in hybrid=10,perceptual=0.5; or none",
+            help="alignment losses, with weights as in hybrid=10,perceptual=0.5 (one again: repa,repa:deep); or none",
             default="none",
             several=True,
+            repeatable=True,
             short_option="weight",
         ),
         Kind(

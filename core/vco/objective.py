@@ -30,6 +30,7 @@ from vco.api import (
 )
 from vco.errors import UserError
 from vco.hiding import emptied, shown_to_network
+from vco.kinds import KINDS
 from vco.loss_schedule import mean_over
 from vco.randomness import generator
 from vco.step_inputs import Draw, Inputs
@@ -214,7 +215,8 @@ class Objective(nn.Module):
                 term: (_checked(name, term, value, step) * draw.loss_weights[name]).mean()
                 for term, value in terms.items()
             }
-            losses |= {name if term == name else f"{name}.{term}": value for term, value in means.items()}
+            own = KINDS["losses"].registered(name)
+            losses |= {name if term == own else f"{name}.{term}": value for term, value in means.items()}
             total = total + factor * sum(means.values())
         return {**losses, "loss": total}
 

@@ -225,6 +225,22 @@ def test_losses_in_a_file(write: Write, text: str, weights: dict[str, float]) ->
     assert {name: part.config.weight for name, part in config.all_of("loss").items()} == weights
 
 
+def test_a_loss_is_chosen_again_with_a_word_and_options_of_its_own(write: Write) -> None:
+    config = run("--loss", "near,near:deep=2", "--loss.near.tau", "5", "--loss.near:deep.tau", "7").config
+    assert [(part.name, part.registered, part.title) for part in config.all_of("loss").values()] == [
+        ("near", "near", "loss near"),
+        ("near:deep", "near", "loss near:deep"),
+    ]
+    near, deep = (part.config for part in config.all_of("loss").values())
+    assert (near.tau, near.weight, deep.tau, deep.weight) == (5.0, 0.5, 7.0, 2.0)
+    again = run("--config", write(yaml.safe_dump(to_plain_run(config)))).config
+    assert again.all_of("loss") == config.all_of("loss")
+
+
+def test_of_a_metric_or_a_backbone_no_second_one_is_made_with_a_word() -> None:
+    assert errors("--backbone", "small:two")[0].startswith("backbone: no backbone named 'small:two'")
+
+
 def test_a_dropped_loss_takes_its_options_along_and_a_kept_one_keeps_them() -> None:
     assert run("--loss", "far-off,near").config.part("loss.near").config.tau == 3.0
 
@@ -232,7 +248,12 @@ def test_a_dropped_loss_takes_its_options_along_and_a_kept_one_keeps_them() -> N
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--loss", "near,near"), "loss: 'near' is chosen twice (from --loss)"),
+        (("--loss", "near,near"),
+         "loss: 'near' is chosen twice (from --loss); a second one has a word of its own, as in near,near:two"),
+        *((("--loss", f"near,near:{word}"),
+           f"loss: 'near:{word}' is no name; one that is chosen again is written NAME:WORD, as in near:two "
+           "(from --loss)")
+          for word in ("", "T", "a.b", "a:b", "-")),
         (("--loss", "nera"),
          "loss.nera: no loss named 'nera'; did you mean 'near'? available: far-off, near (from --loss)"),
         (("--loss", "near,none"), "loss: 'none' means no loss at all, but near, none are chosen (from --loss)"),

@@ -64,7 +64,8 @@ def test_of_several_encoders_an_option_says_which_one_it_means() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--features", "eyes,eyes"), "features: 'eyes' is chosen twice (from --features)"),
+        (("--features", "eyes,eyes"),
+         "features: 'eyes' is chosen twice (from --features); a second one has a word of its own, as in eyes,eyes:two"),
         (("--features", "eyes="), "features: 'eyes=' lacks a name; write NAME (from --features)"),
         (("--features", "eyes=2"),
          "features: 'eyes=2' sets a value; write names alone, as in a,b (from --features)"),

@@ -5,6 +5,7 @@ A layer is flat. "backbone" holds a chosen name and "backbone.depth" an option o
 the encoder that a metric looks through.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no val
     "refresh": ("", "do again what an earlier run in this folder finished"),
     "help": ("", "show this text, with the options of the chosen components"),
 }
+_AGAIN: Final = re.compile(r"[^:]*(:[a-z0-9]+(-[a-z0-9]+)*)?")
+"""A name, with a word of its own or without: the word becomes part of options and of names of tensors."""
 Layer = dict[str, Given]
 """Key -> value and where it was given."""
 
@@ -136,7 +139,14 @@ def choose_several(layer: Layer, kind: Kind, value: Any, source: str, errors: li
                 layer[encoders] = Given(more, source)
                 continue
             if name in names:
-                errors.append(f"{section}: {name!r} is chosen twice (from {source})")
+                again = f"; a second one has a word of its own, as in {name},{name}:two" if kind.repeatable else ""
+                errors.append(f"{section}: {name!r} is chosen twice (from {source}){again}")
+                continue
+            if kind.repeatable and not _AGAIN.fullmatch(name):
+                errors.append(
+                    f"{section}: {name!r} is no name; one that is chosen again is written NAME:WORD, as in "
+                    f"{kind.registered(name)}:two (from {source})"
+                )
                 continue
             names.append(name)
             for key, given in _options(kind, chosen).items():

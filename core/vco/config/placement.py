@@ -100,7 +100,7 @@ def _options(given: Layer, catalog: Catalog) -> tuple[set[str], set[str]]:
         names = given[section].value if section in given else ()
         for name in names if is_list(names) else [names]:
             with suppress(UserError):  # said where the components are loaded
-                config: Any = catalog.get(kind.name, str(name)).load().Config
+                config: Any = catalog.get(kind.name, kind.registered(str(name))).load().Config
                 forms = (section, f"{section}.{name}")  # --loss.OPTION may mean the only loss
                 sampled |= {f"{form}.{option}" for form in forms for option in sampling_options(config)}
                 places |= {f"{form}.{option}" for form in forms for option in locations(config)}

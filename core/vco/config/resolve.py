@@ -22,7 +22,7 @@ from vco.config.plain import Given, build, read_plain, to_plain, unsupported
 from vco.config.settings import Part, RunConfig
 from vco.config.usual_preset import Listed, usual_preset
 from vco.errors import UserError, did_you_mean, one_line
-from vco.kinds import NONE, PRESETS, SECTIONS
+from vco.kinds import KINDS, NONE, PRESETS, SECTIONS
 from vco.plugins.discovery import with_modules
 from vco.plugins.registry import Catalog
 
@@ -230,7 +230,7 @@ def _encoders(path: str, metric: str, given: Given, errors: list[str]) -> list[_
 
 def _load(part: _Chosen, catalog: Catalog, errors: list[str]) -> type[Any] | None:
     try:
-        component = catalog.get(part.kind, part.name).load()
+        component = catalog.get(part.kind, KINDS[part.kind].registered(part.name)).load()
     except UserError as error:
         errors.append(
             f"{part.path.partition('.')[0] if part.kind != 'losses' else part.path}: {error} (from {part.source})"

@@ -10,6 +10,8 @@ import attrs
 from attrs import field
 from attrs.validators import and_, deep_iterable, deep_mapping, ge, gt, instance_of, le, lt
 
+from vco.kinds import KINDS
+
 
 def _divides_batch(config: "TrainConfig", attribute: "attrs.Attribute[int]", value: int) -> None:
     if value and config.batch_size % value:
@@ -107,7 +109,7 @@ class Part:
     kind: str
     """Name of its kind in `vco.kinds.KINDS`."""
     name: str
-    """Registered name."""
+    """What it is called in this run: its registered name, or of one that is chosen again "repa:deep"."""
     component: type[Any]
     config: Any
 
@@ -115,6 +117,11 @@ class Part:
     def section(self) -> str:
         """The first part of the path, as in "loss"."""
         return self.path.partition(".")[0]
+
+    @property
+    def registered(self) -> str:
+        """The name that its plugin has registered."""
+        return KINDS[self.kind].registered(self.name)
 
     @property
     def title(self) -> str:

@@ -192,7 +192,7 @@ class Evaluation:
                 continue
             weights = self.measure.encoder(number)["weights"]
             for name, part in trained_with.items():
-                same = (part.name, part.config) == (choice.encoder.name, choice.encoder.config)
+                same = (part.registered, part.config) == (choice.encoder.name, choice.encoder.config)
                 if same or facts.contents.get(f"features.{name}") == weights:
                     notes.append(
                         f"the run was trained with the features of {name}, which score it too: {choice.part.title} "
