@@ -25,6 +25,14 @@ def gather_rows(local: Tensor) -> Tensor:
     return _Gather.apply(local) if _several() else local
 
 
+def own_rows(rows: Tensor) -> Tensor:
+    """Of the rows that `gather_rows` gave, those of this process."""
+    if not _several():
+        return rows
+    count = len(rows) // distributed.get_world_size()
+    return rows[distributed.get_rank() * count :][:count]
+
+
 _ALONE = [False]
 
 

@@ -178,7 +178,11 @@ class Compatibility:
             self.problems.append(f"train.stream_weights names {name!r}, which is no stream of this run ({known})")
 
     def check_batch(self, processes: int) -> None:
-        """A batch can be shared evenly by processes and accumulation steps, without splitting class groups."""
+        """A batch can be shared evenly by processes and accumulation steps, and class groups where they are needed.
+
+        An accumulation step holds whole class groups. Processes share them only where every loss that compares samples
+        gathers those of the other processes.
+        """
         train = self.config.train
         parts = processes * train.accumulation
         if train.batch_size % parts:
@@ -188,11 +192,20 @@ class Compatibility:
                 f"({parts}), such as {fitting}"
             )
         elif train.samples_per_class and (groups := train.batch_size // train.samples_per_class) % parts:
+            losses = self.config.all_of("loss").items()
+            whole = [
+                name
+                for name, part in losses
+                if (part.component.grouped or part.component.couples_batch) and not part.component.gathers_mates
+            ]
+            if not whole and groups % train.accumulation == 0:
+                return
             sizes = [count * train.samples_per_class for count in _multiples(parts, groups)]
+            sharers = f"{processes} processes x {train.accumulation} accumulation steps"
+            why = f" (loss {whole[0]} needs whole groups on a process)" if whole else ""
             self.problems.append(
-                f"the {groups} class groups of a batch cannot be shared evenly by {processes} processes x "
-                f"{train.accumulation} accumulation steps; set --train.batch-size, as to "
-                f"{' or '.join(map(str, sizes))}, or --train.samples-per-class"
+                f"the {groups} class groups of a batch cannot be shared evenly by {sharers}{why}; set "
+                f"--train.batch-size, as to {' or '.join(map(str, sizes))}, or --train.samples-per-class"
             )
 
     def check_groups(self, data: api.Data) -> None:

@@ -178,6 +178,7 @@ class Objective(nn.Module):
                 stream: self.stream_weights.get(stream, 1.0) * weight
                 for stream, weight in draw.denoising_weights.items()
             },
+            split_groups=self.beside.get("split_groups", False),
             teacher=self.beside.get("teacher"),
             memory=memory,
         )

@@ -80,11 +80,25 @@ def test_what_is_drawn_for_a_sample_does_not_depend_on_the_process_that_has_it(t
         assert scores[1]["images"] == scores[0]["images"] == 20
 
 
+@pytest.mark.parametrize("loss", ["hybrid", "drifting"])
+def test_class_groups_may_be_split_over_processes(loss: str, tmp_path: Path) -> None:
+    """Groups of 10 images in a batch of 20 in two accumulation steps: each process has a half of every group."""
+    options = ("--train.samples-per-class", "10", "--train.accumulation", "2", "--loss", loss, "--metric", "none")
+    done = tiny.launch(*tiny.argv(tmp_path / "two", *options))
+    assert done.returncode == 0, done.stderr
+    assert main_run(tiny.argv(tmp_path / "one", *options)) == 0
+    one, two = (tiny.metrics(tmp_path / name) for name in ("one", "two"))
+    for name in ("loss", "image", loss):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=TOLERANCE), name
+    one, two = (tiny.tensors(tmp_path / name) for name in ("one", "two"))
+    assert max(float((two[name] - one[name]).abs().max()) for name in one if name.startswith("model/")) < 1e-4
+
+
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_sentence(tmp_path: Path) -> None:
-    options = ("--train.batch-size", "18", "--train.samples-per-class", "2")
+    options = ("--train.samples-per-class", "4", "--train.accumulation", "2")
     done = tiny.launch(*tiny.argv(tmp_path / "run", *options))
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("vco-run:")]
     assert len(said) == 1
-    assert "9 class groups of a batch cannot be shared evenly by 2 processes" in said[0]
+    assert "5 class groups of a batch cannot be shared evenly by 2 processes x 2 accumulation steps" in said[0]
     assert not (tmp_path / "run").exists()

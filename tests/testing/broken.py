@@ -196,6 +196,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
         "Head", "tap.of(step.features(self.encoder).tokens)", "step.features(self.encoder).tokens"
     ),
     "order-of-samples-is-irrelevant": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)).cumsum(0)"),
+    "class-groups-may-be-split": Mistake(
+        "Mates", "step.with_mates(pooled), step.with_mates(step.labels)", "pooled, step.labels"
+    ),
     "is-independent-of-the-split": Mistake("Near", ".mean((1, 2))", ".mean((1, 2)) * len(real)"),
     "couples-what-it-says": Mistake("Near", "    @attrs", "    couples_batch = True\n\n    @attrs"),
     "is-computed-in-float32": Mistake(

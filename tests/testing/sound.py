@@ -406,15 +406,18 @@ class Mates(Loss):
 
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
+    gathers_mates: ClassVar[bool] = True
 
     def __init__(self, config: Loss.Config, setting: LossSetting) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        pooled, same = step.generated().pooled.float(), (step.labels[:, None] == step.labels).float()
+        pooled = step.generated().pooled.float()
+        everyone, labels = step.with_mates(pooled), step.with_mates(step.labels)
+        same = (step.labels[:, None] == labels).float()
         with torch.autocast(pooled.device.type, enabled=False):
-            mean = same @ pooled / same.sum(1, keepdim=True)
+            mean = same @ everyone / same.sum(1, keepdim=True)
             distance = (pooled - mean).square().sum(1) + (pooled - step.real().pooled.float()).square().sum(1)
             total, count = sum_over_processes(torch.stack([distance.detach().sum(), distance.new_full((), len(mean))]))
         return {"mates": distance * count / total}

@@ -64,7 +64,10 @@ class Loss(Component, nn.Module):
     grouped: ClassVar[bool] = False
     """Whether it needs batches made of whole class groups (--train.samples-per-class)."""
     couples_batch: ClassVar[bool] = False
-    """Whether other samples matter to a sample's loss. Groups stay whole; beyond them it sums over processes itself."""
+    """Whether other samples matter to a sample's loss. Beyond class groups it sums over processes itself."""
+    gathers_mates: ClassVar[bool] = False
+    """Whether it gathers class mates from other processes (`step.with_mates`), so that a class group may be split over
+    processes. A loss that does not gets whole class groups, or the run is refused."""
     replaces_denoising: ClassVar[bool] = False
     """Whether it takes the place of the denoising loss, which is then neither computed nor added."""
 

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vco import flow
@@ -14,6 +14,7 @@ from vco.api.codec import Codec
 from vco.api.condition import Condition
 from vco.api.features import Features, FeatureSource
 from vco.api.streams import IMAGE, Streams, StreamSpec, Times
+from vco.collectives import gather_rows, own_rows
 from vco.errors import UserError
 from vco.randomness import RowGenerator
 
@@ -71,6 +72,8 @@ class Step:
     """Factor of each stream's denoising loss of each sample [b] or token [b, n]: --train.stream-weights, the process's
     weight, and 0 where the stream is not supervised (the others then count more, so that the batch's mean runs over
     them). A loss that takes the place of the denoising loss multiplies each stream's error by it."""
+    split_groups: bool = False
+    """Whether class groups are split over processes: samples of one class group are then on several of them."""
 
     _rows: RowGenerator = attrs.field(default=attrs.Factory(lambda self: self.generator, takes_self=True), alias="rows")
     _reader: str = attrs.field(default="", alias="reader")
@@ -124,6 +127,18 @@ class Step:
         if ("generated", name) not in self._memory:
             self._memory["generated", name] = source.perceive(self.predicted)
         return self._memory["generated", name]
+
+    def with_mates(self, rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
+        """Rows of all samples that may be in the class groups of this process's samples; gradients pass.
+
+        These are the given rows where class groups are whole, and where they are split the rows of all processes. A
+        loss that compares samples of a class in them declares `gathers_mates = True`.
+        """
+        return gather_rows(rows) if self.split_groups else rows
+
+    def own(self, rows: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "b *d"]:
+        """Of the rows that `with_mates` gave, or of what was computed for each of them, this process's."""
+        return own_rows(rows) if self.split_groups else rows
 
     def noised(self, times: Times) -> Streams:
         """The clean streams with the step's own noise, at other times."""

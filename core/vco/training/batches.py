@@ -50,10 +50,16 @@ class Batches:
         return self.order.labels[self.order.batch(place)[0]]
 
     def rows(self, part: int) -> slice:
-        """This process's rows of the global batch in one accumulation step; class groups stay whole."""
+        """This process's rows of the global batch in one accumulation step."""
         size = self.train.batch_size // (self.accelerator.num_processes * self.train.accumulation)
         start = (part * self.accelerator.num_processes + self.accelerator.process_index) * size
         return slice(start, start + size)
+
+    @property
+    def split_groups(self) -> bool:
+        """Whether samples of one class group are on several processes."""
+        rows = self.rows(0)
+        return bool(self.train.samples_per_class and (rows.stop - rows.start) % self.train.samples_per_class)
 
     def read(self, start: int, stop: int) -> Iterator[Batch]:
         """This process's images for each part of each batch from one place to another."""

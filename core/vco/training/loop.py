@@ -133,6 +133,7 @@ class Training:
             self.accelerator, self.folder.metrics, total=total, start=self.start, batch_size=self.config.batch_size
         )
         self.objective.beside["watch"] = log.watch
+        self.objective.beside["split_groups"] = self.batches.split_groups
         with (
             ended(report),
             closing(log),

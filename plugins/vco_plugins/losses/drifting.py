@@ -34,6 +34,7 @@ class Drifting(Loss):
 
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
+    gathers_mates: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
     class Config(ReadsFeatures, Loss.Config):
@@ -60,21 +61,24 @@ class Drifting(Loss):
 
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
         real, labels = self._pool(step.real(self.encoder)), step.labels
+        groups = step.with_mates(labels)
         if self.config.alpha > 1:  # all others repel, not only those that are seen here
             real, labels = gather_rows(real), gather_rows(labels)
-        same = step.labels[:, None] == labels
+        else:
+            real, labels = step.with_mates(real), groups
+        same = groups[:, None] == labels
         others = (~same).sum(1, keepdim=True)
         repulsion = (self.config.alpha - 1) * (same.sum(1, keepdim=True) - 1) / others.clamp_min(1)
         loss, force = drifting_loss(
-            self._pool(step.generated(self.encoder)),
+            step.with_mates(self._pool(step.generated(self.encoder))),
             real,
-            groups=step.labels,
+            groups=groups,
             positive=same,
             weights=torch.where(same, 1.0, repulsion),
             temperatures=self.config.temperatures,
         )
         self.force.copy_(force)
-        return {"drifting": loss}
+        return {"drifting": step.own(loss)}
 
     def metrics(self) -> Mapping[str, Tensor]:
         return {f"force_{r:g}": size for r, size in zip(self.config.temperatures, self.force, strict=True)}

@@ -22,6 +22,7 @@ class Hybrid(Loss):
 
     grouped: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
+    gathers_mates: ClassVar[bool] = True
 
     @attrs.frozen(kw_only=True)
     class Config(ReadsFeatures, Loss.Config):
@@ -48,15 +49,15 @@ class Hybrid(Loss):
     def forward(self, step: Step) -> Mapping[str, Float[Tensor, " b"]]:
         config = self.config
         loss = hybrid_loss(
-            self._pool(step.generated(self.encoder)),
-            self._pool(step.real(self.encoder)),
-            step.labels,
+            step.with_mates(self._pool(step.generated(self.encoder))),
+            step.with_mates(self._pool(step.real(self.encoder))),
+            step.with_mates(step.labels),
             tau_gate=config.tau_gate,
             tau_repulsion=config.tau_repulsion,
             attraction=config.attraction,
             repulsion=config.repulsion,
         )
-        return {"hybrid": loss}
+        return {"hybrid": step.own(loss)}
 
     def _pool(self, features: Features) -> Float[Tensor, "b e"]:
         return features.pooled if self.config.pooling == "cls" else features.tokens.float().mean(1)

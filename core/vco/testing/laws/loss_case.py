@@ -53,6 +53,8 @@ class LossCase(TrainedCase):
     """Whether the image stream are latents, which have another shape than the images."""
     until: bool = False
     """Whether another loss has said before where the step goes."""
+    split: bool = False
+    """Whether each process has one sample of every class group, in place of whole groups."""
     asked: list[AskedNetwork] = attrs.field(factory=list[AskedNetwork], eq=False, repr=False)
     """The networks that the loss has asked in its last step."""
     judging: bool = False
@@ -124,7 +126,9 @@ class LossCase(TrainedCase):
         return max(2, -(-self.sizes.batch // self.group)) * self.group
 
     def shares(self) -> list[Tensor]:
-        """Whole class groups where the loss couples samples, else single ones."""
+        """Whole class groups where the loss couples samples, else single ones; with `split`, one sample of each group."""
+        if self.split:
+            return [torch.arange(self.batch)[member :: self.group] for member in range(self.group)]
         return list(torch.arange(self.batch).split(self.group if self.subject.component.couples_batch else 1))
 
     def inputs(self, component: Any, seed: int) -> dict[str, Any]:
@@ -222,6 +226,7 @@ class LossCase(TrainedCase):
             generator=generator(("kit",), slots),
             teacher=self.network(inputs, "teacher") if declared.needs_teacher else None,
             denoising_weights=inputs["weights"],
+            split_groups=self.split,
             memory=memory,
         )
         try:

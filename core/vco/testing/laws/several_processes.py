@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import start_processes
@@ -13,6 +14,7 @@ from torch.multiprocessing.spawn import start_processes
 from vco.api import Loss
 from vco.testing.case import TrainedCase
 from vco.testing.law import does_not_apply, law
+from vco.testing.laws.loss_case import LossCase
 from vco.testing.tensors import leaves, require_same, rows_of
 from vco.testing.threads_as_processes import as_processes
 
@@ -31,6 +33,17 @@ def is_independent_of_the_split(case: TrainedCase) -> None:
     Shares are single samples, or whole class groups where the loss couples them. Threads stand in for processes. Where
     they give something else, real ones decide, once: threads do not hear of every way to sum over processes.
     """
+    _require_independent(case)
+
+
+@law(LossCase, about=lambda loss: loss.gathers_mates)
+def class_groups_may_be_split(case: LossCase) -> None:
+    """If it says `gathers_mates`, a sample has the same value where its class mates are on other processes."""
+    _require_independent(attrs.evolve(case, split=True))
+
+
+def _require_independent(case: TrainedCase) -> None:
+    """Raises `ViolationError` if shares of the batch do not give what the whole gives."""
     count = len(case.shares())
     if count < 2 or DECIDED in case.subject.notes:
         does_not_apply("its samples cannot be shared at this size, or real processes have decided")
