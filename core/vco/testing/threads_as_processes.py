@@ -51,13 +51,15 @@ class _Group:
 
     def functions(self) -> dict[str, Any]:
         """Those of `torch.distributed` that are replaced."""
+        names = ("all_gather_into_tensor", "all_gather_single")  # one function, which PyTorch has renamed
+        gather = {name: self.all_gather_into_tensor for name in names if hasattr(distributed, name)}
         return {
             "is_initialized": lambda: True,
             "get_rank": lambda group=None: self.rank.here,
             "get_world_size": lambda group=None: self.size,
             "all_reduce": self.all_reduce,
             "all_gather": self.all_gather,
-            "all_gather_into_tensor": self.all_gather_into_tensor,
+            **gather,
         }
 
     def exchange(self, tensor: Tensor) -> list[Tensor]:

@@ -126,7 +126,7 @@ class LossCase(TrainedCase):
         return max(2, -(-self.sizes.batch // self.group)) * self.group
 
     def shares(self) -> list[Tensor]:
-        """Whole class groups where the loss couples samples, else single ones; with `split`, one sample of each group."""
+        """Whole class groups where the loss couples samples, else single ones; if split, one sample of each group."""
         if self.split:
             return [torch.arange(self.batch)[member :: self.group] for member in range(self.group)]
         return list(torch.arange(self.batch).split(self.group if self.subject.component.couples_batch else 1))
