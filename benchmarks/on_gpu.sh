@@ -4,7 +4,7 @@
 #   benchmarks/on_gpu.sh [checks|speed|study] [--small]
 #
 # checks  the tests marked gpu; losses on the GPU against the CPU's in fp32 and bf16; waits of the host
-# speed   every benchmark that writes rows (benchmarks/{step,sample,loss,data}.py), one after the other
+# speed   every benchmark that writes rows (benchmarks/{step,sample,loss,data,latents}.py), one after the other
 # study   the study on clothing32 with wider networks; call it again until it has nothing left to do
 #
 # Without a stage, all of them follow each other. Results are written to $OUT (default: runs/on_gpu) as they come; what is
@@ -62,7 +62,7 @@ checks() {
 
 speed() {
     local name more
-    for name in loss data step sample; do
+    for name in loss data latents step sample; do
         [ -e "benchmarks/$name.py" ] || continue
         more=()
         if "$python" "benchmarks/$name.py" --help | grep -q -- --json; then more=(--json "$out/$name.json"); fi
