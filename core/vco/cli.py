@@ -21,6 +21,7 @@ VERBS: Final = {  # verb -> (module with its `main`, what it does)
     "sample": ("vco.commands.sample", "write images of a run: a folder, an npz file, how they come out of noise"),
     "eval": ("vco.commands.evaluate", "score a run, a folder of images or an npz file; search for the best settings"),
     "compare": ("vco.commands.compare", "put runs beside each other, at equal amounts of training, with their noise"),
+    "profile": ("vco.commands.profile", "say how fast a run trains, what it takes, and where the time of a step goes"),
     "import": ("vco.commands.importing", "make a run folder of published weights (V-Co, JiT, SiT, REPA, ReDi, ...)"),
     "export": ("vco.commands.exporting", "write a run's weights with settings and model card, to publish them"),
 }

@@ -6,7 +6,7 @@ for the device only where it logs, samples or saves.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -115,10 +115,7 @@ class Training:
         Raises:
             TrainingStoppedError: if a loss or weight is not finite; the last good checkpoint is intact.
         """
-        if self.config.checkpoint_blocks:
-            recompute_blocks(self.objective.backbone)
-        shared_out = self._twin is not None
-        model: Any = (Shards if shared_out else Accelerator.prepare)(self.accelerator, self.objective)
+        model = self._ready()
         total = self.config.steps
         with errors_shared():
             if self.accelerator.is_main_process:
@@ -178,6 +175,34 @@ class Training:
         if stopping and report:
             report.write(f"stopped by a signal after step {self.step} of {total}")
         return stopping
+
+    def only_steps(self, count: int, log: Log) -> Generator[dict[str, Tensor]]:
+        """Does some steps and nothing of what `train` does between them: what `vco profile` measures.
+
+        Args:
+            count: steps, at most as many as the run has.
+            log: is told of them.
+
+        Yields:
+            The losses of each step; none of one that was left out.
+        """
+        model, batches = self._ready().train(), self._upcoming()
+        for _ in range(count):
+            with log.clock.waiting():
+                unreadable = batches.look(steps=2)
+            if unreadable:
+                batches.raise_error()
+            losses = self._one_step(model, batches, log) or {}
+            log.add(losses)
+            self.step += 1
+            yield losses
+
+    def _ready(self) -> Any:
+        """What a step calls: the objective, with its blocks recomputed if that is asked for, in all processes."""
+        if self.config.checkpoint_blocks:
+            recompute_blocks(self.objective.backbone)
+        shared_out = self._twin is not None
+        return (Shards if shared_out else Accelerator.prepare)(self.accelerator, self.objective)
 
     def _one_step(self, model: Any, batches: Upcoming, log: Log) -> dict[str, Tensor] | None:
         """Moves the weights, unless the gradient is not finite and such steps are left out: then it returns None."""
