@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vco.api import FEATURES, IMAGE
 from vco_plugins.layers import (
@@ -23,6 +25,7 @@ from vco_plugins.layers import (
     sincos_2d,
     unpatchify,
 )
+from vco_plugins.layers.attention import attention_chosen_by_row, attention_with_masked_keys
 
 EDGE, BACK_EDGE = (IMAGE, FEATURES), (FEATURES, IMAGE)
 sides = st.integers(1, 4)
@@ -126,20 +129,57 @@ def test_in_context_tokens_are_the_label_plus_a_position() -> None:
     torch.testing.assert_close(c[0], conditioning.time(torch.tensor([0.5]))[0] + label)
 
 
+@pytest.mark.parametrize("way", [joint_attention, attention_with_masked_keys, attention_chosen_by_row])
 @pytest.mark.parametrize("edges", [[], [EDGE], [BACK_EDGE], [EDGE, BACK_EDGE]])
-def test_joint_attention_equals_dense_masked_softmax(edges: list[tuple[str, str]]) -> None:
+def test_joint_attention_equals_dense_masked_softmax(edges: list[tuple[str, str]], way: Any) -> None:
     lengths = {IMAGE: 3, FEATURES: 4}
-    streams: Any = {
-        name: tuple(torch.randn(2, 2, n, 4, dtype=torch.float64) for _ in range(3)) for name, n in lengths.items()
-    }
+    streams = _streams(lengths)
     rows = torch.tensor([True, False])
     owner = [name for name, n in lengths.items() for _ in range(n)]
     hidden = torch.tensor([[(query, key) in edges for key in owner] for query in owner])
     q, k, v = (torch.cat([streams[name][part] for name in lengths], dim=2) for part in range(3))
     scores = (q @ k.mT / 2).masked_fill(hidden & rows[:, None, None, None], -math.inf)
     expected = scores.softmax(-1) @ v
-    attended = joint_attention(streams, dict.fromkeys(edges, rows))
+    attended = way(streams, dict.fromkeys(edges, rows))
     torch.testing.assert_close(torch.cat([attended[name] for name in lengths], dim=2), expected)
+
+
+@pytest.mark.parametrize("way", [attention_with_masked_keys, attention_chosen_by_row])
+def test_no_gradient_passes_a_blocked_edge(way: Any) -> None:
+    streams = _streams({IMAGE: 3, FEATURES: 4})
+    way(streams, {EDGE: torch.tensor([True, False])})[IMAGE].sum().backward()
+    _, keys, values = streams[FEATURES]
+    assert not keys.grad[0].any() and not values.grad[0].any()
+    assert keys.grad[1].any() and values.grad[1].all()
+
+
+def test_a_mask_adds_no_attention() -> None:
+    streams = _streams({IMAGE: 3, FEATURES: 4})
+    with _Attentions() as counted:
+        attention_with_masked_keys(streams, {EDGE: torch.tensor([True, False])})
+    queries_and_keys = [(q.shape[2], k.shape[2]) for q, k in counted.seen]
+    assert queries_and_keys == [(3, 7), (4, 7)]  # each query sees each key once
+
+
+class _Attentions(TorchFunctionMode):
+    """Notes queries and keys of every attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.seen.append((args[0], args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def _streams(lengths: dict[str, int]) -> Any:
+    """Queries, keys and values of two samples with two heads."""
+    return {
+        name: tuple(torch.randn(2, 2, n, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
+        for name, n in lengths.items()
+    }
 
 
 def test_linear_layers_start_xavier_uniform_with_zero_bias() -> None:

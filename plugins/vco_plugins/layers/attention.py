@@ -85,19 +85,53 @@ class Attention(nn.Module):
         return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
 
 
-def joint_attention(
-    streams: Mapping[str, QKV], blocked: Mapping[tuple[str, str], Bool[Tensor, " b"]]
-) -> dict[str, Heads]:
-    """Returns softmax attention of two streams over the tokens of both; a blocked row sees only its own stream.
+Blocked = Mapping[tuple[str, str], Bool[Tensor, " b"]]
+"""Rows in which the first stream's queries do not see the second one's keys."""
 
-    Blocking costs a second attention of that query stream to itself, chosen per row: no dense mask (which would rule
-    out the fused kernels), no host synchronisation, no shape that depends on the data.
+
+def joint_attention(streams: Mapping[str, QKV], blocked: Blocked) -> dict[str, Heads]:
+    """Returns softmax attention of some streams over the tokens of all; a blocked row sees only its own stream.
+
+    Blocking needs no dense mask, no host synchronisation, and no shape that depends on the data. Of the two ways, a mask
+    of the keys costs almost nothing where the fused kernel takes masks. CUDA's fastest one takes none: there a second
+    attention of that query stream to itself is chosen per row (docs/performance.md, "The structural mask").
     """
+    edges = {edge: rows for edge, rows in blocked.items() if edge[0] in streams and edge[1] in streams}
+    if edges and next(iter(streams.values()))[0].is_cuda:
+        return attention_chosen_by_row(streams, edges)
+    return attention_with_masked_keys(streams, edges)
+
+
+def attention_with_masked_keys(streams: Mapping[str, QKV], blocked: Blocked) -> dict[str, Heads]:
+    """Joint attention in which the queries of each blocked stream have a mask [b, 1, 1, keys] over the keys of all."""
+    if not blocked:
+        return _together(streams)
+    k, v = (torch.cat([qkv[part] for qkv in streams.values()], dim=2) for part in (1, 2))
+    lengths = {name: keys.shape[2] for name, (_, keys, _) in streams.items()}
+    attended: dict[str, Heads] = {}
+    for name, (queries, _, _) in streams.items():
+        hidden = {key: rows for (query, key), rows in blocked.items() if query == name}
+        seen = None
+        if hidden:
+            everything = torch.ones_like(next(iter(hidden.values())))
+            columns = {key: ~hidden[key] if key in hidden else everything for key in streams}
+            seen = torch.cat([rows[:, None].expand(-1, lengths[key]) for key, rows in columns.items()], dim=1)
+            seen = seen[:, None, None]
+        attended[name] = F.scaled_dot_product_attention(queries, k, v, attn_mask=seen)
+    return attended
+
+
+def attention_chosen_by_row(streams: Mapping[str, QKV], blocked: Blocked) -> dict[str, Heads]:
+    """Joint attention without a mask; a blocked row of two streams gets that of its stream to itself instead."""
+    attended = _together(streams)
+    for (query, _), rows in blocked.items():
+        alone = F.scaled_dot_product_attention(*streams[query])
+        attended[query] = torch.where(rows[:, None, None, None], alone, attended[query])
+    return attended
+
+
+def _together(streams: Mapping[str, QKV]) -> dict[str, Heads]:
+    """Joint attention in which everything sees everything."""
     q, k, v = (torch.cat(parts, dim=2) for parts in zip(*streams.values(), strict=True))
     lengths = [queries.shape[2] for queries, _, _ in streams.values()]
-    attended = dict(zip(streams, F.scaled_dot_product_attention(q, k, v).split(lengths, dim=2), strict=True))
-    for (query, key), rows in blocked.items():
-        if query in streams and key in streams:
-            alone = F.scaled_dot_product_attention(*streams[query])
-            attended[query] = torch.where(rows[:, None, None, None], alone, attended[query])
-    return attended
+    return dict(zip(streams, F.scaled_dot_product_attention(q, k, v).split(lengths, dim=2), strict=True))

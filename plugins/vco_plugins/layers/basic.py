@@ -105,4 +105,4 @@ def of_tokens(c: Told, x: Tokens) -> Float[Tensor, "b *m told"]:
 
 def modulate(x: Tokens, shift: Modulation, scale: Modulation) -> Tokens:
     """Returns x * (1 + scale) + shift."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)

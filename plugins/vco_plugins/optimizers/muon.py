@@ -9,6 +9,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, in_, lt
 from torch import nn
 
 from vco.api import Optimizer, OptimizerSetting, ParameterGroup
+from vco_plugins.optimizers.adamw import can_be_fused
 
 BACKBONE: Final = "backbone"
 """The component whose matrices Muon moves."""
@@ -69,7 +70,7 @@ class Muon(Optimizer):
                 )
             )
         if others:
-            fused = all(parameter.is_cuda for group in others for parameter in group["params"])
+            fused = can_be_fused(parameter for group in others for parameter in group["params"])
             parts.append(
                 torch.optim.AdamW(
                     others, lr=rate * config.adamw_scale, betas=config.betas, weight_decay=0.0, fused=fused

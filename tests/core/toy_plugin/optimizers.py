@@ -16,7 +16,9 @@ class Backwards(Optimizer):
         self.setting = setting
 
     def build(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parts(groups), lr=self.setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        return torch.optim.AdamW(
+            self.parts(groups), lr=self.setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
 
     def parts(self, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
         """Torch's groups."""
