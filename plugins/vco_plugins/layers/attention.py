@@ -92,9 +92,9 @@ Blocked = Mapping[tuple[str, str], Bool[Tensor, " b"]]
 def joint_attention(streams: Mapping[str, QKV], blocked: Blocked) -> dict[str, Heads]:
     """Returns softmax attention of some streams over the tokens of all; a blocked row sees only its own stream.
 
-    Blocking needs no dense mask, no host synchronisation, and no shape that depends on the data. Of the two ways, a mask
-    of the keys costs almost nothing where the fused kernel takes masks. CUDA's fastest one takes none: there a second
-    attention of that query stream to itself is chosen per row (docs/performance.md, "The structural mask").
+    Blocking needs no dense mask, no host synchronisation, and no shape that depends on the data. Of the two ways, a
+    mask of the keys costs almost nothing where the fused kernel takes masks. CUDA's fastest one takes none: there a
+    second attention of that query stream to itself is chosen per row (docs/performance.md, "The structural mask").
     """
     edges = {edge: rows for edge, rows in blocked.items() if edge[0] in streams and edge[1] in streams}
     if edges and next(iter(streams.values()))[0].is_cuda:

@@ -1,12 +1,11 @@
 """AdamW, the optimizer of JiT and V-Co."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
 import torch
 from attrs.validators import and_, deep_iterable, ge, in_, lt
-from torch import Tensor
 
 from vco.api import Optimizer, OptimizerSetting, ParameterGroup
 
@@ -39,7 +38,7 @@ class AdamW(Optimizer):
             lr=self.setting.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=can_be_fused(p for group in groups for p in group.parameters.values()),
+            fused=all(p.device.type in ("cuda", "cpu") for group in groups for p in group.parameters.values()),
         )
 
     def _parts(self, group: ParameterGroup) -> list[dict[str, Any]]:
@@ -51,8 +50,3 @@ class AdamW(Optimizer):
             others = [parameter for parameter in parameters if parameter.ndim < 2]
             parts = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         return [{**part, "component": group.component} for part in parts if part["params"]]
-
-
-def can_be_fused(parameters: Iterable[Tensor]) -> bool:
-    """Whether torch's AdamW has one kernel for all of these parameters, which takes a quarter of the time."""
-    return all(parameter.device.type in ("cuda", "cpu") for parameter in parameters)

@@ -9,7 +9,6 @@ from attrs.validators import and_, deep_iterable, ge, gt, in_, lt
 from torch import nn
 
 from vco.api import Optimizer, OptimizerSetting, ParameterGroup
-from vco_plugins.optimizers.adamw import can_be_fused
 
 BACKBONE: Final = "backbone"
 """The component whose matrices Muon moves."""
@@ -70,7 +69,7 @@ class Muon(Optimizer):
                 )
             )
         if others:
-            fused = can_be_fused(parameter for group in others for parameter in group["params"])
+            fused = all(parameter.device.type in ("cuda", "cpu") for group in others for parameter in group["params"])
             parts.append(
                 torch.optim.AdamW(
                     others, lr=rate * config.adamw_scale, betas=config.betas, weight_decay=0.0, fused=fused
