@@ -12,7 +12,11 @@ vco_api = 2
 
 @hookimpl
 def vco_codecs() -> dict[str, str]:
-    return {"pixels": "vco_plugins.codecs.pixels:Pixels", "vae": "vco_plugins.codecs.vae:VAE"}
+    return {
+        "pixels": "vco_plugins.codecs.pixels:Pixels",
+        "rae": "vco_plugins.codecs.rae:RAE",
+        "vae": "vco_plugins.codecs.vae:VAE",
+    }
 
 
 @hookimpl

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from tiny_encoders import CASES, SIDE
+from tiny_rae import write_rae
 from tiny_vae import write_vae
 
 import vco_plugins
@@ -26,6 +27,7 @@ ENCODERS = {f"features/{case.id}": case for case in CASES if "-" not in case.id}
 SETTINGS = {
     "data/image-folder": {"root": str(FOLDER), "size": 16, "classes": 3},
     "data/shards": {"root": str(FOLDER / "shards"), "size": 16, "window": 2},
+    "codec/rae": {"weights": str(FOLDER / "tokens" / "rae"), "encoder": str(FOLDER / "tokens" / "encoder")},
     "codec/vae": {"weights": str(FOLDER / "vae")},
     "data/repa-latents": {"root": str(FOLDER / "published"), "size": 16, "held_out": 4},
     "data/hf": {"path": str(FOLDER / "rows.parquet"), "size": 16, "label_column": "kind"},
@@ -47,6 +49,7 @@ def files() -> Iterator[None]:
     packed.pack(FOLDER, FOLDER / "shards", "--data.size", "16")
     table(sorted(FOLDER.glob("train/*/*.png")), FOLDER / "rows.parquet")
     write_vae(FOLDER / "vae")
+    write_rae(FOLDER / "tokens")
     published_layout(FOLDER / "published", random)
     for case in ENCODERS.values():
         (FOLDER / case.id).mkdir()

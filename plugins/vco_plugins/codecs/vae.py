@@ -1,9 +1,8 @@
 """The latents of a published autoencoder as the stream that is denoised."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 import attrs
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor
 
 from vco.api import Codec, CodecSetting, StreamSpec, UserError
 from vco_plugins.autoencoder import Autoencoder, AutoencoderConfig, current_names
-from vco_plugins.pretrained import cached, download, readable, why_not_on_hub
-
-Read = TypeVar("Read")
+from vco_plugins.hub_folder import HubFolder, read_settings
+from vco_plugins.pretrained import readable
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
@@ -69,6 +67,9 @@ class VAE(Codec):
     def __init__(self, config: Config, setting: CodecSetting) -> None:
         super().__init__()
         self.config = config
+        self.files = HubFolder(
+            given=config.weights, usual=type(config)().weights, files=(CONFIG, WEIGHTS), bundled=BUNDLED
+        )
         self.network_config = known = self._described()
         channels, height, width = setting.image_shape
         if known.in_channels != channels or known.out_channels != channels:
@@ -92,30 +93,10 @@ class VAE(Codec):
         self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
 
     def check(self) -> None:
-        if self._is_here:
-            return
-        given, where = Path(self.config.weights), f"{self.config.weights} (from --.weights)"
-        if given.is_dir():
-            missing = [name for name in (CONFIG, WEIGHTS) if not (given / name).is_file()]
-            wanted = f"the folder {where} has no {' and no '.join(missing)}"
-        elif why_not := why_not_on_hub(self.config.weights, CONFIG):
-            wanted = f"{where} is no folder, its {CONFIG} and {WEIGHTS} are not in the local Hugging Face cache, and "
-            wanted += why_not
-        else:
-            return  # `load` downloads them
-        hub_id = type(self.config)().weights if given.is_dir() else self.config.weights
-        raise UserError(
-            f"the weights are missing: {wanted}; run `hf download {hub_id} --local-dir FOLDER` where there is network, "
-            "then give --.weights FOLDER."
-        )
+        self.files.check()
 
     def load(self) -> None:
-        self.check()
-        if not self._is_here:
-            download(self.config.weights, (CONFIG, WEIGHTS))
-        folder = self._folder
-        if folder is None or not self._is_here:
-            raise UserError(f"{self.config.weights} (from --.weights) has no file {WEIGHTS}.")
+        folder = self.files.fetch()
         if self._described() != self.network_config:
             raise UserError(
                 f"{folder} holds another autoencoder than {self.config.weights} is known to be; give --.weights "
@@ -126,12 +107,7 @@ class VAE(Codec):
         with readable(folder):
             weights = current_names(load_file(folder / WEIGHTS))
         wanted = network.state_dict()
-        for name, tensor in wanted.items():
-            if name not in weights or weights[name].shape != tensor.shape:
-                found = f"{list(weights[name].shape)} instead of {list(tensor.shape)}" if name in weights else "missing"
-                raise UserError(f"the weights in {folder} do not fit its {CONFIG}: {name} is {found}; get them anew.")
-        if odd := sorted(weights.keys() - wanted.keys()):
-            raise UserError(f"the weights in {folder} hold {odd[0]}, which its {CONFIG} does not ask for.")
+        self.files.require_fitting(folder, weights, wanted)
         dtype = getattr(torch, self.config.precision)
         network.load_state_dict({name: weights[name].to(dtype) for name in wanted}, assign=True)
         self.network = network.requires_grad_(False).eval()
@@ -161,29 +137,9 @@ class VAE(Codec):
         x = x.to(getattr(torch, self.config.precision))
         return (x,) if torch.is_grad_enabled() and x.requires_grad else x.split(self.config.chunk)
 
-    @property
-    def _folder(self) -> Path | None:
-        """The folder or cached snapshot with the config file, if there is one; never asks the network."""
-        given = BUNDLED.get(self.config.weights, Path(self.config.weights))
-        path = given / CONFIG if given.is_dir() else cached(self.config.weights, CONFIG)
-        return path.parent if path is not None and path.is_file() else None
-
-    @property
-    def _is_here(self) -> bool:
-        folder = self._folder
-        return folder is not None and (folder / WEIGHTS).is_file()
-
     def _described(self) -> AutoencoderConfig:
         """The sizes of the network, from its file or from its name."""
-        folder, weights = self._folder, self.config.weights
-        if folder is not None:
-            return _read(folder / CONFIG, AutoencoderConfig.of_file)
-        if weights in KNOWN:
-            return KNOWN[weights]
-        raise UserError(
-            f"{weights!r} (from --.weights) is neither a folder with a file {CONFIG}, nor in the local Hugging Face "
-            f"cache, nor one of the known ids {', '.join(KNOWN)}; give one of these."
-        )
+        return self.files.described(AutoencoderConfig.of_file, KNOWN)
 
     def _normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and scale of each latent channel."""
@@ -191,20 +147,14 @@ class VAE(Codec):
         if not self.config.statistics:
             return config.mean, config.scale
         path = Path(self.config.statistics)
-        mean, std = _read(path, lambda content: [[float(each) for each in content[name]] for name in ("mean", "std")])
+        mean, std = read_settings(
+            path,
+            "file of statistics (--.statistics)",
+            lambda content: [[float(each) for each in content[name]] for name in ("mean", "std")],
+        )
         if not (len(mean) == len(std) == channels) or min(std) <= 0:
             raise UserError(
                 f"{path} (from --.statistics) needs {channels} numbers under mean, and as many above 0 under std, one "
                 "for each latent channel"
             )
         return mean, [1 / each for each in std]
-
-
-def _read(path: Path, reader: Callable[[dict[str, Any]], Read]) -> Read:
-    """What `reader` makes of a JSON file."""
-    try:
-        return reader(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = "config.json of an autoencoder" if path.name == CONFIG else "file of statistics (--.statistics)"
-        reason = f"{error!r}" if isinstance(error, KeyError | TypeError) else f"{error}"
-        raise UserError(f"{path} is no {what} that can be read: {reason}.") from error
