@@ -1,5 +1,8 @@
 """Memory of a training step, with and without --train.checkpoint-blocks; counted, not measured.
 
+It checks what `vco-run --dry-run --gpu-memory GB` predicts, in another way, which takes a minute a preset: every
+operation of forward and backward pass is followed. The last column has the prediction.
+
 The step is made with tensors that have shapes and no content (PyTorch's FakeTensor), so that the largest network fits
 on a laptop. What is counted is the memory of all tensors that are alive at the same time, under bf16 autocast; what a
 GPU's allocator and its kernels take besides is not in it. The presets' hybrid loss looks at values, which these tensors
@@ -28,6 +31,7 @@ from vco.plugins.discovery import load_catalog
 from vco.randomness import RowGenerator
 from vco.run import assemble, known_facts
 from vco.step_inputs import Inputs
+from vco.training.memory import kept_by, size
 from vco.training.recomputing import recompute_blocks
 
 PRESETS: Final = ("imagenet256-b16", "imagenet256-l16", "imagenet256-h16")
@@ -148,16 +152,22 @@ def counted(preset: str) -> Counted:
     return Counted(parameters, operations[0], (slopes[0], slopes[1]), (rests[0], rests[1]))
 
 
+def predicted(preset: str) -> str:
+    """What a dry run says of an image, with the preset's own loss."""
+    asked = resolve(parse(["--preset", preset, "--data.root", "."]), load_catalog())
+    kept = kept_by(assemble(asked.config, asked.catalog, device="meta"), bf16=True)
+    return kept if isinstance(kept, str) else size(kept.image)
+
+
 def main() -> None:
     """Counts, and writes a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--gpu", type=float, default=80.0, help="memory of a GPU in GB (default 80)")
     args = parser.parse_args()
-    print(
-        f"| preset | parameters | state | kept for an image | recomputed | images in {args.gpu:.0f} GB | recomputed |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    fit_in = f"images in {args.gpu:.0f} GB"
+    print(f"| preset | parameters | state | kept for an image | recomputed | {fit_in} | recomputed | predicted |")
+    print("|---|---|---|---|---|---|---|---|")
     for preset in tqdm(args.presets):
         found = counted(preset)
         state = PER_PARAMETER * found.parameters
@@ -167,7 +177,7 @@ def main() -> None:
         ]
         print(
             f"| {preset} | {found.parameters / 1e6:,.0f} M | {state / 1e9:.1f} GB | {found.image[0] / 1e6:,.0f} MB "
-            f"| {found.image[1] / 1e6:,.0f} MB | {fit[0]:,} | {fit[1]:,} |"
+            f"| {found.image[1] / 1e6:,.0f} MB | {fit[0]:,} | {fit[1]:,} | {predicted(preset)} |"
         )
 
 

@@ -31,6 +31,7 @@ from vco.sessions import changed_code, session
 from vco.storage.files import gone_if_empty
 from vco.training.loop import Training
 from vco.training.pictures import write_trajectory
+from vco.training.room import memory_rows
 from vco.training.starting import source_problems
 from vco.training.stopping import requeue
 from vco.training.trackers import log_scores, missing_trackers
@@ -83,7 +84,8 @@ def run_job(invocation: Invocation) -> int:
 
 def _say_what_would_be_done(invocation: Invocation, plan: Run, folder: RunFolder, missing: Sequence[str]) -> int:
     """The dry run: prints the plan, and what stands in its way; exits with `NOT_READY` if anything does."""
-    print(describe(invocation, plan, "nothing (dry run)"))
+    print(describe(invocation, plan, "nothing (dry run)"), flush=True)
+    print(in_rows(memory_rows(plan, process_count(), invocation.gpu_memory)))
     for sentence in missing:
         print(f"to train, still needed: {sentence}")
     try:
@@ -160,7 +162,6 @@ def _facts(run: Run, folder: RunFolder) -> RunFacts:
     """
     data = run.data
     sets = {"train": data.train(), "test": data.test()}
-    trained_on = {path: part for path, part in run.frozen.items() if not path.startswith("metric.")}
     facts = attrs.evolve(
         run.facts,
         class_names=tuple(data.class_names()),
@@ -168,7 +169,7 @@ def _facts(run: Run, folder: RunFolder) -> RunFacts:
             split: tuple(images.labels.bincount(minlength=data.num_classes).tolist()) for split, images in sets.items()
         },
         contents={"data": content.of_data(data)}
-        | {path: content.of_weights(part) for path, part in trained_on.items() if part.state_dict()},
+        | {path: content.of_weights(part) for path, part in run.frozen_in_training.items() if part.state_dict()},
     )
     if folder.trained and folder.facts.exists():
         content.require_equal(folder.read_facts().contents, facts.contents, str(folder.path))
@@ -235,4 +236,9 @@ def describe(invocation: Invocation, run: Run, device: str) -> str:
         ("device", device),
         ("run folder", config.output_dir),
     ]
+    return in_rows(rows)
+
+
+def in_rows(rows: Sequence[tuple[str, str]]) -> str:
+    """Titles and values, a line each."""
     return "\n".join(f"{title:>16}  {value}" for title, value in rows)

@@ -45,7 +45,7 @@ def _square(n: int, m: int | None = None, **options: Any) -> Tensor:
 
 
 def _product(a: Tensor, b: Any) -> Tensor:
-    if not a.is_meta:
+    if not a.is_meta or any(isinstance(factor, Tensor) and factor.requires_grad for factor in (a, b)):
         return a * b
     shape = torch.broadcast_shapes(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
     return torch.empty(shape, dtype=torch.result_type(a, b))

@@ -55,6 +55,11 @@ class Run:
         assert self.at_hand is not None, "this run was assembled from its facts, without a data set"
         return self.at_hand
 
+    @property
+    def frozen_in_training(self) -> Mapping[str, api.Codec | api.FeatureSource]:
+        """Those that training needs, without the encoders of metrics."""
+        return {path: part for path, part in self.frozen.items() if not path.startswith("metric.")}
+
     def load(self) -> None:
         """Loads the codec and the frozen encoders; raises `UserError` if one cannot be."""
         load_frozen(self.config, self.frozen)

@@ -200,6 +200,9 @@ class Encoder(FeatureSource):
             )
         self._hold(self.read(folder), self.pixels(folder))
 
+    def sketch(self) -> None:
+        self._hold(self.initial(self.folder), self.statistics)
+
     def _hold(self, module: Any, statistics: Statistics) -> None:
         """Keeps a network and the statistics of its pixels."""
         for buffer, values in zip((self.mean, self.std), statistics, strict=True):

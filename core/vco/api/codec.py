@@ -52,6 +52,10 @@ class Codec(Component, nn.Module):
     def load(self) -> None:
         """Builds the network and reads its weights, once, before the first call; raises as `check` does."""
 
+    def sketch(self) -> None:
+        """Builds the network like `load`, to count what it takes (`FeatureSource.sketch`). Default: `load`."""
+        self.load()
+
     @abstractmethod
     def encode(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b ..."] | None) -> Float[Tensor, "b ..."]:
         """The image stream of images in [-1, 1].

@@ -71,6 +71,13 @@ class FeatureSource(Component, nn.Module):
     def load(self) -> None:
         """Builds the network and reads its weights, once, before the first forward; raises as `check` does."""
 
+    def sketch(self) -> None:
+        """Builds the network like `load`, with weights of any value and, if it can be, without files.
+
+        It is called where tensors have no content, to count what the network takes. Default: `load`.
+        """
+        self.load()
+
     @abstractmethod
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         """Features of images in [-1, 1], as they enter the feature stream."""

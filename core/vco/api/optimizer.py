@@ -35,6 +35,13 @@ class Optimizer(Component):
     depend on the order of groups. What is saved are the tensors of `optimizer.state[parameter]`.
     """
 
+    def remembers(self, group: ParameterGroup) -> int:
+        """How many numbers (float32) it will keep beside the parameters of a group, to predict a run's memory.
+
+        Default: two for each parameter, as Adam does.
+        """
+        return 2 * sum(parameter.numel() for parameter in group.parameters.values())
+
     @abstractmethod
     def build(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
         """The torch optimizer of these parameters, each in exactly one of its groups.

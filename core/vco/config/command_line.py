@@ -34,6 +34,7 @@ FLAGS: Final = {  # flag -> (metavar, help); those without a metavar take no val
     "plugin": ("MODULE", "plugin module that is not installed; may be repeated"),
     "no_plugin": ("NAME", "installed plugin (distribution, entry point or module) to leave out; may be repeated"),
     "dry_run": ("", "check everything, say what would be done, and stop"),
+    "gpu_memory": ("GB", "with --dry-run: memory of a GPU to train on; says how many images of this run fit in it"),
     "refresh": ("", "do again what an earlier run in this folder finished"),
     "help": ("", "show this text, with the options of the chosen components"),
 }

@@ -43,6 +43,8 @@ class Invocation:
     preset: str
     """Names of the presets, joined by "+"; empty if a configuration file was used without one."""
     dry_run: bool
+    gpu_memory: float | None
+    """GB of a GPU, to which a dry run is to fit the batch; None if it was not given."""
     refresh: bool
     resume: bool
     """Whether a run folder was named that is to go on."""
@@ -104,6 +106,7 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
         if (component := classes[part.path])
     )
     ready = {"parts": parts, **{group: built[group] for group in GROUPS}}
+    gpu_memory = _gpu_memory(line, errors)
     run = build(RunConfig, {key: given[key] for key in SCALARS if key in given}, "", errors, ready)
     if errors:
         raise UserError("\n".join(errors))
@@ -112,11 +115,27 @@ def resolve(line: CommandLine, catalog: Catalog) -> Invocation:
         catalog=catalog,
         preset=preset,
         dry_run=bool(line.flags["dry_run"]),
+        gpu_memory=gpu_memory,
         refresh=bool(line.flags["refresh"]),
         resume=bool(resumed),
         origin={key: item.source for key, item in given.items()},
         data=listed.of(run.part("data")),
     )
+
+
+def _gpu_memory(line: CommandLine, errors: list[str]) -> float | None:
+    """The memory of a GPU that --gpu-memory states, in GB."""
+    for text in line.flags["gpu_memory"][-1:]:
+        if not line.flags["dry_run"]:
+            errors.append("--gpu-memory is for a dry run, which says what fits; add --dry-run, or leave it out")
+        try:
+            size = float(text)
+            if 0 < size < float("inf"):
+                return size
+        except ValueError:
+            pass
+        errors.append(f"--gpu-memory {text}: expected the memory of a GPU in GB, as in 80")
+    return None
 
 
 def to_plain_run(run: RunConfig) -> dict[str, Any]:

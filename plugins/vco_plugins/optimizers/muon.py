@@ -49,6 +49,11 @@ class Muon(Optimizer):
         self.config = config
         self.setting = setting
 
+    def remembers(self, group: ParameterGroup) -> int:
+        return sum(
+            p.numel() * (1 if is_hidden_matrix(group.component, name, p) else 2) for name, p in group.parameters.items()
+        )
+
     def build(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
         config, rate = self.config, self.setting.learning_rate
         matrices: list[dict[str, Any]] = []
