@@ -97,7 +97,7 @@ def joint_attention(streams: Mapping[str, QKV], blocked: Blocked) -> dict[str, H
     second attention of that query stream to itself is chosen per row (docs/performance.md, "The structural mask").
     """
     edges = {edge: rows for edge, rows in blocked.items() if edge[0] in streams and edge[1] in streams}
-    if edges and next(iter(streams.values()))[0].is_cuda:
+    if edges and not next(iter(streams.values()))[0].is_cpu:
         return attention_chosen_by_row(streams, edges)
     return attention_with_masked_keys(streams, edges)
 
