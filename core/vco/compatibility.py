@@ -108,11 +108,16 @@ class Compatibility:
             )
 
     def check_blocks(self, backbone: api.Backbone) -> None:
-        """A backbone whose blocks are to be recomputed says which modules these are."""
-        if self.config.train.checkpoint_blocks and not backbone.block_modules():
+        """A backbone whose blocks are to be recomputed or compiled says which modules these are."""
+        train = self.config.train
+        asked = {
+            "--train.checkpoint-blocks recomputes": train.checkpoint_blocks,
+            "--train.compile blocks compiles": train.compile == "blocks",
+        }
+        for option in (option for option, given in asked.items() if given and not backbone.block_modules()):
             self.problems.append(
-                f"--train.checkpoint-blocks recomputes the blocks of a network, and {self.name('backbone')} does not "
-                "say which of its modules these are; leave it out, or have its author add Backbone.block_modules"
+                f"{option} the blocks of a network, and {self.name('backbone')} does not say which of its modules "
+                "these are; leave it out, or have its author add Backbone.block_modules"
             )
 
     def check_until(self, solver: api.Solver, losses: Mapping[str, api.Loss], backbone: api.Backbone) -> None:

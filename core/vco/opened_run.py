@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vco.api import FeatureSource
+from vco.compiling import prepare_blocks, tally, wants_compiling
 from vco.config.settings import RunConfig
 from vco.content import of_weights
 from vco.distributed import autocast_of, precision_of, usable_device
@@ -23,7 +24,7 @@ from vco.plugins.registry import Catalog
 from vco.run import Run, assemble
 from vco.sampling.averages import young_average
 from vco.sampling.progress import Progress
-from vco.sampling.sample import sample
+from vco.sampling.sample import sample, whole_batch
 from vco.sampling.settings import acting, refuse_others, with_scale, with_steps
 from vco.sampling.trajectory import MOMENTS, Trajectory, trajectory
 from vco.storage import checkpoint
@@ -108,7 +109,10 @@ class OpenedRun:
                 f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than its "
                 "config.yaml says; restore the file that it was trained with"
             ) from error
-        return model.to(self.device).eval().requires_grad_(False)
+        model.to(self.device).eval().requires_grad_(False)
+        if wants_compiling(self.config, self.device):
+            prepare_blocks(model, self.config, print)
+        return model
 
     def metrics(self) -> list[dict[str, float]]:
         """What was logged, one mapping per logged step, each with the key "step"."""
@@ -132,7 +136,7 @@ class OpenedRun:
             UserError: if a label is no class, or the guidance of the run has no scale.
         """
         wanted, run, model = self._classes(labels), with_steps(self.run, steps), self.guided(scale)
-        size = run.config.sample.batch_size
+        size, rows = run.config.sample.batch_size, whole_batch(run, len(wanted))
         batches: list[Tensor] = []
         with (
             closing(Progress(len(wanted), run.config.sample.steps, delay=2.0)) as progress,
@@ -141,7 +145,8 @@ class OpenedRun:
             for indices in (range(start, min(start + size, len(wanted))) for start in range(0, len(wanted), size)):
                 progress.begin(len(indices))
                 here = wanted[indices.start : indices.stop]
-                batches.append(sample(run, model, here, indices, self.device, seed, progress.step))
+                batches.append(sample(run, model, here, indices, self.device, seed, progress.step, rows))
+        tally.tell(print)
         return torch.cat(batches)
 
     def trajectory(
@@ -307,7 +312,8 @@ def open_weak(run: Run, catalog: Catalog, device: torch.device | str = "cpu") ->
         there = f"there is none in {folder}" if folder else "none is given"
         raise UserError(f"{title} needs the folder of a finished run of a weaker model (--guidance.run); {there}")
     where = f"{title}: the run in {folder}"
-    opened = open_run(folder, device=device, catalog=catalog)
+    as_here = ("--train.compile", run.config.train.compile)
+    opened = open_run(folder, options=as_here, device=device, catalog=catalog)
     weak, specs = opened.run.objective, run.objective.specs
     if odd := [name for name, spec in weak.specs.items() if specs.get(name) != spec]:
         raise UserError(f"{where} has another stream {odd[0]!r} ({weak.specs[odd[0]]}) than this run")

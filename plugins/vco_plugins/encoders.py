@@ -246,6 +246,9 @@ class Encoder(FeatureSource):
             hidden = self.network.norm(hidden)
         return self._features(hidden, Seen(None, seen.logits) if self.network.class_token else seen)
 
+    def block_modules(self) -> Sequence[nn.Module]:
+        return self.network.blocks
+
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
         pixels = self._resized(images.to(self.mean.dtype), self.loss_resize) / 2 + 0.5
         hidden, seen = self._hidden(pixels, self.perceived_layers)

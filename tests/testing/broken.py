@@ -156,6 +156,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
         "    def train(self, mode: bool = True) -> Any:\n        return nn.Module.train(self, mode)\n\n    def load(",
     ),
     "loading-is-frozen-and-repeatable": Mistake("Eyes", "torch.Generator().manual_seed(3)", "torch.default_generator"),
+    "blocks-are-its-own": Mistake("Eyes", "return [self.layer]", "return [self.layer, self.layer]"),
     "images-matter": Mistake("Eyes", "self.dropout(", "0 * self.dropout("),
     "flat-images-have-finite-gradients": Mistake("Eyes", "images.float(), 4)", "images.float() / images.std(), 4)"),
     "gradient-reaches-the-images": Mistake("Eyes", "images.float()", "images.detach().float()"),

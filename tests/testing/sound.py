@@ -254,6 +254,9 @@ class Eyes(FeatureSource):
         tokens = self.dropout(torch.tanh(self.layer(patches(images.float(), 4)).float()))
         return Features(tokens=tokens, grid=self.grid, pooled=tokens.mean(1))
 
+    def block_modules(self) -> Sequence[nn.Module]:
+        return [self.layer]
+
 
 class Lens(Adapter):
     """Standardised features through a learned layer."""

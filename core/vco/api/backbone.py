@@ -134,12 +134,13 @@ class Backbone(Component, nn.Module):
     def block_modules(self) -> Sequence[nn.Module]:
         """The modules that hold most of its weights and are computed one after another: usually one for each block.
 
-        The core shares each one's weights out over processes (--train.sharding), or keeps what enters it in place of
-        what is computed inside (--train.checkpoint-blocks). So `forward` calls each as a module, `block(...)`, exactly
-        once. A block is no part of another one, uses no weight outside itself, and does the same when it is called
-        again: dropout may draw, but nothing is counted up or left behind. Default: there are none; then the network is
-        gathered as a whole, and recomputing is not on offer. (Not named `blocks`, which networks call lists of their
-        own.)
+        The core shares each one's weights out over processes (--train.sharding), keeps what enters it in place of what
+        is computed inside (--train.checkpoint-blocks), and compiles it (--train.compile). So `forward` calls each as a
+        module, `block(...)`, exactly once. A block is no part of another one, uses no weight outside itself, and does
+        the same when it is called again: dropout may draw, but nothing is counted up or left behind. What it does
+        depends on no value in a tensor, so that it is one graph. Default: there are none; then the network is gathered
+        as a whole, and neither recomputing nor compiling is on offer. (Not named `blocks`, which networks call lists of
+        their own.)
         """
         return ()
 

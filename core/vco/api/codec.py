@@ -1,6 +1,7 @@
 """The contract of codecs: from images to the stream that is denoised, and back."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -55,6 +56,13 @@ class Codec(Component, nn.Module):
     def sketch(self) -> None:
         """Builds the network like `load`, to count what it takes (`FeatureSource.sketch`). Default: `load`."""
         self.load()
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        """The modules that do most of its work, once it is loaded: usually one for each block, none inside another.
+
+        The core compiles them (--train.compile) in training steps and where whole batches are sampled. Default: none.
+        """
+        return ()
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b ..."] | None) -> Float[Tensor, "b ..."]:

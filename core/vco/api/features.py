@@ -1,7 +1,7 @@
 """The contract of feature sources: frozen encoders."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,6 +81,13 @@ class FeatureSource(Component, nn.Module):
     @abstractmethod
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         """Features of images in [-1, 1], as they enter the feature stream."""
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        """The modules that do most of its work, once it is loaded: usually one for each block, none inside another.
+
+        The core compiles them (--train.compile) where features are computed for training. Default: none.
+        """
+        return ()
 
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
         """Features as losses compare images in them (docs/concepts.md, "Two views"). Default: those of `forward`."""

@@ -36,6 +36,9 @@ class TrainConfig:
     checkpoint_blocks: bool = False
     """Whether the network's blocks are computed a second time in the backward pass, in place of keeping all that is in
     them: a third more arithmetic for far less memory, and the same result to the bit."""
+    compile: Literal["auto", "off", "blocks"] = "auto"
+    """Whether the blocks of the networks are compiled (torch.compile), in training and where whole batches are sampled:
+    auto does it on GPUs, and leaves out what cannot be compiled. Only rounding changes."""
     learning_rate: float = field(default=2e-4, validator=gt(0.0))
     """Peak learning rate (JiT: 5e-5 * batch_size / 256)."""
     warmup_steps: int = field(default=0, validator=ge(0))

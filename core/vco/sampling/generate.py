@@ -10,13 +10,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from vco.compiling import tally
 from vco.distributed import autocast_of
 from vco.objective import Objective
 from vco.run import Run
 from vco.sampling.outputs import Output
 from vco.sampling.progress import Progress
 from vco.sampling.request import Request
-from vco.sampling.sample import sample
+from vco.sampling.sample import sample, whole_batch
 
 WRITERS: Final = min(8, os.cpu_count() or 1)
 """Threads of a process that encode and write."""
@@ -54,13 +55,16 @@ def generate(
         shown=accelerator.is_main_process and bool(mine),
     )
     written: Sequence[Future[None]] = ()
+    rows = whole_batch(run, request.num)
     with ThreadPoolExecutor(WRITERS) as pool, closing(progress), autocast_of(run.config, device):
         for block in mine:
             progress.begin(len(block))
-            images = sample(run, objective, request.labels_of(block), block, device, request.seed, progress.step)
+            labels = request.labels_of(block)
+            images = sample(run, objective, labels, block, device, request.seed, progress.step, rows)
             _wait(written)
             written = output.write(pool, block.start, images)
         _wait(written)
+    tally.tell(accelerator.print)
     return sum(map(len, blocks))
 
 

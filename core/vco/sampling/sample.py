@@ -1,6 +1,7 @@
 """Images from noise: labels and noise are functions of (seed, image index), whatever the batch or process count."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from io import BytesIO
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vco.api import IMAGE, Streams
+from vco.compiling import compiled
 from vco.data.reader import to_uint8
 from vco.objective import Objective
 from vco.randomness import noise
@@ -71,6 +73,7 @@ def sample(
     device: torch.device | str = "cpu",
     seed: int | None = None,
     watch: Watch | None = None,
+    rows: int = 0,
 ) -> UInt8[Tensor, "b c h w"]:
     """Images for the given labels, uint8 on the CPU.
 
@@ -85,9 +88,16 @@ def sample(
         device: where the network is.
         seed: seed of the noise; by default the run's.
         watch: is told of every evaluation of the network, as a progress bar wants to be.
+        rows: images of a batch that is one of several; where blocks are compiled, this one is filled up to it with
+            repetitions of its last image, so that all have one shape. 0: nothing is compiled for it.
     """
-    state = integrate(run, objective, labels, indices, device, seed, watch)
-    return to_uint8(objective.codec.decode(state[IMAGE])).cpu()
+    wanted, fast = len(labels), bool(rows) and objective.compiled
+    if fast:
+        more = rows - wanted
+        labels, indices = torch.cat([labels, labels[-1:].expand(more)]), [*indices, *[indices[-1]] * more]
+    with compiled() if fast else nullcontext():
+        state = integrate(run, objective, labels, indices, device, seed, watch)
+        return to_uint8(objective.codec.decode(state[IMAGE]))[:wanted].cpu()
 
 
 def sample_many(
@@ -113,11 +123,18 @@ def sample_many(
     """
     size = run.config.sample.batch_size
     starts = range(0, len(indices), size)
+    filled = whole_batch(run, len(indices))
     for start in starts:
         rows = slice(start, start + size)
-        yield sample(run, objective, labels[rows], indices[rows], device, seed)
+        yield sample(run, objective, labels[rows], indices[rows], device, seed, rows=filled)
     for _ in range(len(starts), at_least):
-        sample(run, objective, torch.zeros(1, dtype=torch.long), [0], device, seed)
+        sample(run, objective, torch.zeros(1, dtype=torch.long), [0], device, seed, rows=filled)
+
+
+def whole_batch(run: Run, images: int) -> int:
+    """Images of every batch, the last one filled up, where so many are made; 0 where they are not even one batch."""
+    size = run.config.sample.batch_size
+    return size if images >= size else 0
 
 
 def sample_grid(run: Run, objective: Objective, device: torch.device | str = "cpu") -> bytes:

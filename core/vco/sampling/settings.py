@@ -14,7 +14,7 @@ from vco.errors import UserError
 from vco.objective import Objective
 from vco.run import Run
 
-ACTING: Final = ("sample.", "solver", "mixed_precision")
+ACTING: Final = ("sample.", "solver", "mixed_precision", "train.compile")
 """Beginnings of settings that act in sampling, beside those of which a component says so."""
 
 MAY_STAND: Final = ("plugin", "no_plugin")

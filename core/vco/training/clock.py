@@ -50,6 +50,10 @@ class Clock:
         finally:
             self.rested += time.perf_counter() - since
 
+    def leave_out(self, seconds: float) -> None:
+        """So many seconds since the last call of `split` were spent within steps on what is none of them: compiling."""
+        self.rested += seconds
+
     def split(self, steps: int) -> dict[str, float]:
         """Seconds per step since the last call: `seconds.data`, `seconds.step` and `seconds.rest`.
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.checkpoint import checkpoint
 
 from vco.api import Backbone
+from vco.transforms import in_transform
 
 
 def recompute_blocks(backbone: Backbone) -> None:
@@ -31,9 +31,3 @@ def _recomputed(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
     if in_transform():
         return forward(*given, **named)
     return checkpoint(forward, *given, use_reentrant=False, **named)
-
-
-def in_transform() -> bool:
-    """Whether a transform of functions, such as `torch.func.jvp`, is under way."""
-    transforms: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-    return transforms.maybe_current_level() is not None

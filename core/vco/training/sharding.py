@@ -20,7 +20,7 @@ from vco.errors import UserError, one_line
 from vco.objective import Draw, Objective
 from vco.pieces import shared_out
 from vco.step_inputs import Inputs
-from vco.training.recomputing import in_transform
+from vco.transforms import in_transform
 
 
 def share_out(objective: Objective, device: torch.device) -> Objective:

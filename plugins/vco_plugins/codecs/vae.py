@@ -9,7 +9,7 @@ import torch
 from attrs.validators import ge, in_, instance_of
 from jaxtyping import Float
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vco.api import Codec, CodecSetting, StreamSpec, UserError
 from vco_plugins.autoencoder import Autoencoder, AutoencoderConfig, current_names
@@ -131,6 +131,10 @@ class VAE(Codec):
             latents = stream.float() / self.scale + self.mean
             parts = [self.network.decode(part) for part in self._chunks(latents)]
             return torch.cat(parts).to(stream.dtype)
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        coder, decoder = self.network.encoder, self.network.decoder
+        return [*coder.down_blocks, coder.mid_block, decoder.mid_block, *decoder.up_blocks]
 
     def _chunks(self, x: Tensor) -> Sequence[Tensor]:
         """Some rows at a time, in the precision that is computed in; all of them where a gradient is asked for."""

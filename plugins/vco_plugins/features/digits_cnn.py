@@ -1,5 +1,6 @@
 """The network that scores generated digits; not digits-vit, so that no feature scores itself."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import ClassVar, Literal
 
@@ -59,6 +60,9 @@ class DigitsCNN(FeatureSource):
         tokens = self.network(images.to(dtype)).to(dtype)
         pooled = tokens.mean(1)
         return Features(tokens=tokens, grid=GRID, pooled=pooled, logits=self.network.classifier(pooled).to(dtype))
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return [self.network.layers]
 
     def classify(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 10"]:
         """Class logits of images in [-1, 1]."""

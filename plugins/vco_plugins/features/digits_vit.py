@@ -1,5 +1,6 @@
 """The embedded feature source: a tiny ViT for 8x8 digits, with its weights."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import ClassVar, Literal
 
@@ -66,6 +67,9 @@ class DigitsViT(FeatureSource):
             pooled=pooled,
             logits=self.network.classifier(pooled).to(dtype),
         )
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return list(self.network.blocks)
 
     def classify(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 10"]:
         """Class logits of images in [-1, 1]."""

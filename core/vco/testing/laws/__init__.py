@@ -15,6 +15,7 @@ from vco.testing.laws import (
     backbone_training,
     every_kind,
     frozen,
+    frozen_blocks,
     guidance_branches,
     guidance_effects,
     loss_aims,
@@ -49,9 +50,9 @@ CASES: Final[dict[str, type[Case]]] = {
 }  # fmt: skip
 """Kind -> its case."""
 _THEMES: Final = (
-    every_kind, tensor_modules, several_processes, frozen, backbone_settings, backbone_taps, backbone_streams,
-    backbone_times, backbone_training, backbone_blocks, adapter_fits, losses, loss_reading, loss_asking, loss_weights,
-    loss_aims, loss_effects, process_effects, guidance_branches, guidance_effects,
+    every_kind, tensor_modules, several_processes, frozen, frozen_blocks, backbone_settings, backbone_taps,
+    backbone_streams, backbone_times, backbone_training, backbone_blocks, adapter_fits, losses, loss_reading,
+    loss_asking, loss_weights, loss_aims, loss_effects, process_effects, guidance_branches, guidance_effects,
 )  # fmt: skip
 """Modules with further laws; importing one registers them."""
 LAWS: Final[tuple[Law, ...]] = tuple(sorted(_REGISTERED, key=lambda law: (law.case is not Case, law.slow)))
