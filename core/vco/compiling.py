@@ -56,8 +56,10 @@ def wants_compiling(config: RunConfig, device: torch.device | str) -> bool:
     return chosen == "blocks" or (chosen == "auto" and torch.device(device).type == "cuda")
 
 
-def prepare_blocks(objective: Objective, config: RunConfig, say: Callable[[str], None]) -> None:
-    """Lets the blocks of backbone, encoders and codec run compiled inside of `compiled()`.
+def prepare_blocks(
+    objective: Objective, config: RunConfig, device: torch.device | str, say: Callable[[str], None]
+) -> None:
+    """Lets the blocks of backbone, encoders and codec run compiled inside of `compiled()`, if that is wanted.
 
     Names of parameters stay as they are, hooks (those of sharding, those that read an encoder's layers) are done around
     what is compiled, and copies, such as averages, have blocks of their own, for which nothing is compiled anew. Random
@@ -68,8 +70,11 @@ def prepare_blocks(objective: Objective, config: RunConfig, say: Callable[[str],
             in one way, whatever is compiled.
         config: names the components. With --train.compile blocks, a block that cannot be compiled is an error; with
             auto it runs as it is written.
+        device: where the model will be.
         say: is told then.
     """
+    if not wants_compiling(config, device):
+        return
     frozen = {"codec": objective.codec, **{f"features.{name}": source for name, source in objective.sources.items()}}
     regions: dict[tuple[str, Any], _Region] = {}
     for path, component in {"backbone": objective.backbone, **frozen}.items():
@@ -81,7 +86,12 @@ def prepare_blocks(objective: Objective, config: RunConfig, say: Callable[[str],
                 name = f"the block {type(block).__name__} of {config.part(path).title}"
                 regions[path, plain] = _Region(plain, name, say if config.train.compile == "auto" else None)
             block.forward = partial(regions[path, plain], block)
-    objective.beside["compiled"] = objective.compiled or bool(regions)
+    objective.beside["prepared"] = is_prepared(objective) or bool(regions)
+
+
+def is_prepared(objective: Objective) -> bool:
+    """Whether blocks of a model are ready to run compiled."""
+    return objective.beside.get("prepared", False)
 
 
 @contextmanager
@@ -135,18 +145,18 @@ class _Region:
 
 def _compile(plain: Callable[..., Any]) -> Callable[..., Any]:
     """A function compiled as a whole, for one shape after another."""
-    import torch._dynamo
+    import torch._dynamo.config
     import torch._inductor.config
+    from torch._dynamo.callback import callback_handler
 
-    handler: Any = torch._dynamo.callback_handler
-    if _began not in handler.start_callbacks:
-        torch._dynamo.on_compile_start(_began)
-        torch._dynamo.on_compile_end(_ended)
+    if _began not in callback_handler.start_callbacks:
+        callback_handler.register_start_callback(_began)
+        callback_handler.register_end_callback(_ended)
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(GRAPHS, limits.recompile_limit)
     # dropout draws as without compiling; and kernels are not chosen by a clock, for the sake of exact resumes
     wanted = {"fallback_random": True, "deterministic": True} if BACKEND == "inductor" else {}
-    options = {name: value for name, value in wanted.items() if hasattr(torch._inductor.config, name)}
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if hasattr(torch._inductor.config, name)}
     return torch.compile(plain, fullgraph=True, dynamic=False, backend=BACKEND, options=options or None)
 
 

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 
 from vco import content
 from vco.api import Data
-from vco.compiling import tally
 from vco.config.resolve import Invocation
 from vco.distributed import (
     connect_processes,
@@ -182,7 +181,6 @@ def _finish(invocation: Invocation, training: Training, say: Callable[[str], Non
     folder, steps = training.folder, training.step
     young = young_average(next(iter(training.config.ema_decays), None), steps)
     results = training.evaluation.score(training.averaged(), notes=[young] if young else [])
-    tally.tell(say)
     if young and not results:
         say(f"note: {young}")
     if invocation.refresh:

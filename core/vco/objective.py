@@ -100,11 +100,6 @@ class Objective(nn.Module):
         """The model that evaluates guidance's branch "weak"; None if there is none."""
         return self.beside.get("weak")
 
-    @property
-    def compiled(self) -> bool:
-        """Whether blocks of it are ready to run compiled (`vco.compiling`)."""
-        return self.beside.get("compiled", False)
-
     def draw(self, labels: Int[Tensor, " b"], *, seed: int, step: int) -> Draw:
         """Times and conditions of one global step, on the CPU, from the labels of its whole batch."""
         times, weights = self.process.draw(len(labels), generator(seed, "times", step))

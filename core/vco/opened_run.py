@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vco.api import FeatureSource
-from vco.compiling import prepare_blocks, tally, wants_compiling
+from vco.compiling import prepare_blocks, tally
 from vco.config.settings import RunConfig
 from vco.content import of_weights
 from vco.distributed import autocast_of, precision_of, usable_device
@@ -109,10 +109,8 @@ class OpenedRun:
                 f"the checkpoint of step {saved.step} in {self.folder.path} holds other components than its "
                 "config.yaml says; restore the file that it was trained with"
             ) from error
-        model.to(self.device).eval().requires_grad_(False)
-        if wants_compiling(self.config, self.device):
-            prepare_blocks(model, self.config, print)
-        return model
+        prepare_blocks(model, self.config, self.device, print)
+        return model.to(self.device).eval().requires_grad_(False)
 
     def metrics(self) -> list[dict[str, float]]:
         """What was logged, one mapping per logged step, each with the key "step"."""
@@ -312,8 +310,7 @@ def open_weak(run: Run, catalog: Catalog, device: torch.device | str = "cpu") ->
         there = f"there is none in {folder}" if folder else "none is given"
         raise UserError(f"{title} needs the folder of a finished run of a weaker model (--guidance.run); {there}")
     where = f"{title}: the run in {folder}"
-    as_here = ("--train.compile", run.config.train.compile)
-    opened = open_run(folder, options=as_here, device=device, catalog=catalog)
+    opened = open_run(folder, options=("--train.compile", run.config.train.compile), device=device, catalog=catalog)
     weak, specs = opened.run.objective, run.objective.specs
     if odd := [name for name, spec in weak.specs.items() if specs.get(name) != spec]:
         raise UserError(f"{where} has another stream {odd[0]!r} ({weak.specs[odd[0]]}) than this run")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vco import compiling
 from vco.cli import main_run, main_vco
-from vco.compiling import compiled, prepare_blocks, tally, wants_compiling
+from vco.compiling import compiled, is_prepared, prepare_blocks, tally, wants_compiling
 from vco.errors import UserError
 from vco.opened_run import open_run
 from vco.sampling.sample import sample_many
@@ -175,7 +175,7 @@ def test_whole_batches_are_sampled_with_one_shape(tmp_path: Path) -> None:
     assert graphs
     assert torch.equal(images(model, 9), found[:9])
     assert tally.graphs == graphs
-    model.beside["compiled"] = False
+    model.beside["prepared"] = False
     assert (images(model, 20).int() - found.int()).abs().max() <= 1
 
 
@@ -186,8 +186,8 @@ def test_vco_sample_follows_the_run_or_an_option(tmp_path: Path, capsys: Capture
         out = ("--out", str(tmp_path / name))
         assert main_vco(["sample", str(tmp_path / "run"), *out, *small, *more]) == 0
         assert ("graphs of blocks in" in capsys.readouterr().out) == (name == "fast")
-    assert open_run(tmp_path / "run").model.compiled is False
-    assert open_run(tmp_path / "run", options=COMPILED).model.compiled is True
+    assert not is_prepared(open_run(tmp_path / "run").model)
+    assert is_prepared(open_run(tmp_path / "run", options=COMPILED).model)
 
 
 @pytest.mark.parametrize(("chosen", "on_cpu", "on_gpu"), [("auto", 0, 1), ("off", 0, 0), ("blocks", 1, 1)])
@@ -204,9 +204,10 @@ def looks_at_values(block: DualBlock, x: dict[str, Tensor], *told: Any) -> dict[
 @pytest.mark.parametrize("chosen", ["auto", "blocks"])
 def test_a_block_that_cannot_be_compiled_is_named(chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DualBlock, "forward", looks_at_values)
-    training = tiny.prepare(tmp_path, *PIXELS, "--train.compile", chosen)
+    training = tiny.prepare(tmp_path, *PIXELS, "--train.compile", "off")
+    config = tiny.invocation(tmp_path, *PIXELS, "--train.compile", chosen).config
     said: list[str] = []
-    prepare_blocks(training.objective, training.run.config, said.append)
+    prepare_blocks(training.objective, config, "cuda", said.append)  # of which only the name is read
     if chosen == "blocks":
         with pytest.raises(UserError) as error:
             step(training)

@@ -8,7 +8,6 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from vco.commands.eval_setup import Bench, bench
-from vco.compiling import tally
 from vco.evaluation import records
 from vco.evaluation.evaluate import Evaluation
 from vco.evaluation.results import describe_results
@@ -78,7 +77,6 @@ def measured(
         ready.say(f"seed {seed} was measured before, on {known['time']} (--refresh measures it again)")
         return known
     results = evaluation.score(model, seed=seed, notes=notes_of(opened, run))
-    tally.tell(ready.say)
     described = {**describe_results(results, run, opened.step, opened.ema_decay), **(more or {})}
     return records.append(path, described, by) if main else described
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vco import content
+from vco.compiling import tally
 from vco.distributed import precision_of
 from vco.evaluation.baseline import real_values
 from vco.evaluation.checks import Checks
@@ -111,6 +112,8 @@ class Evaluation:
                 self.run, objective, labels[list(mine)], mine, self.device, seed, self._most(objective)
             )
             generated = self.measure.gather(batches, len(mine), "sampling", generated=True, checks=checks)
+        if self.accelerator.is_main_process:
+            tally.tell(tqdm.write)
         results: list[Result] = []
         for reference, (values, _) in zip(prepared, real, strict=True):
             results += results_of(self.measure, generated, reference, values, len(labels), law)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vco.api import IMAGE, Streams
-from vco.compiling import compiled
+from vco.compiling import compiled, is_prepared
 from vco.data.reader import to_uint8
 from vco.objective import Objective
 from vco.randomness import noise
@@ -91,7 +91,7 @@ def sample(
         rows: images of a batch that is one of several; where blocks are compiled, this one is filled up to it with
             repetitions of its last image, so that all have one shape. 0: nothing is compiled for it.
     """
-    wanted, fast = len(labels), bool(rows) and objective.compiled
+    wanted, fast = len(labels), bool(rows) and is_prepared(objective)
     if fast:
         more = rows - wanted
         labels, indices = torch.cat([labels, labels[-1:].expand(more)]), [*indices, *[indices[-1]] * more]

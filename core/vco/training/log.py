@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm import tqdm
 
+from vco.compiling import tally
 from vco.storage.metrics_file import append_line
 from vco.training.clock import Clock
 from vco.training.progress import Progress
@@ -57,6 +59,7 @@ class Log:
         shapes = [value.shape for value in packed.values()]
         values = read({name: part.view(s) for name, part, s in zip(packed, parts, shapes, strict=True)})
         values |= {} if self.gradient_norm is None else {"gradient_norm": float(self.gradient_norm)}
+        self.clock.leave_out(tally.seconds)
         seconds = self.clock.split(self.count)
         busy = seconds["seconds.data"] + seconds["seconds.step"]
         values |= {**seconds, "images_per_second": self.batch_size / busy}
@@ -74,6 +77,7 @@ class Log:
         speed = {"images/s": f"{values['images_per_second']:.0f}"}
         loss = {"loss": f"{values['loss']:.3g}"} if "loss" in values else {}  # all steps may have been left out
         self.progress.show({**loss, **self.score, **speed})
+        tally.tell(tqdm.write)
         append_line(self.path, step, dict(values))
         log_values(self.accelerator, step, values)
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.compiling import compiled, prepare_blocks, tally, wants_compiling
+from vco.compiling import compiled, prepare_blocks
 from vco.distributed import errors_shared, losses_of_processes_named
 from vco.errors import TrainingStoppedError
 from vco.evaluation.evaluate import Evaluation
@@ -84,8 +84,7 @@ class Training:
         newest = self._newest()
         if newest is None and not start_from(self.run, self.say):
             fit_adapter(self.run, self.images, self.device, main=self.accelerator.is_main_process)
-        if wants_compiling(self.run.config, self.device):  # before copies are made, whose blocks are then compiled too
-            prepare_blocks(self.objective, self.run.config, self.say)
+        prepare_blocks(self.objective, self.run.config, self.device, self.say)  # before copies are made of it
         self._twin: Objective | None = None
         if self.config.sharding == "fsdp" and self.accelerator.num_processes > 1:
             self.note_cost()  # of networks that are still whole
@@ -153,9 +152,7 @@ class Training:
                 log.add(losses or {})
                 self.step += 1
                 if logs:
-                    log.clock.leave_out(tally.seconds)
                     self._log(log)
-                    tally.tell(self.say)
                 if last or self.step % self.config.sample_every == 0:
                     with log.clock.aside():
                         self.sample()
@@ -227,12 +224,10 @@ class Training:
             batch = batches.next()
             assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
             last = part == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with compiled(), nullcontext() if last else self.accelerator.no_sync(model):
                 share = draw.map(lambda rows_of: self.batches.send(rows_of[rows]))  # noqa: B023 (used at once)
-                inputs = self.batches.inputs(batch, part, self.place)
-                with compiled():
-                    losses: dict[str, Tensor] = model(inputs, share, self.step)
-                    self.accelerator.backward(losses["loss"] / parts)
+                losses: dict[str, Tensor] = model(self.batches.inputs(batch, part, self.place), share, self.step)
+                self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
         if self.step == self.start or self._twin is not None:
@@ -322,7 +317,6 @@ class Training:
     def _evaluate(self, log: Log) -> None:
         """Scores the averaged model in the midst of training, and adds a line to evals.jsonl."""
         results = self.evaluation.score(self.averaged())
-        tally.tell(self.say)
         if results and self.accelerator.is_main_process:
             record_results(results, self.run, self.step, self.folder)
             first = results[0]
