@@ -247,7 +247,7 @@ class Encoder(FeatureSource):
         return self._features(hidden, Seen(None, seen.logits) if self.network.class_token else seen)
 
     def block_modules(self) -> Sequence[nn.Module]:
-        return self.network.blocks
+        return list(self.network.blocks)
 
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
         pixels = self._resized(images.to(self.mean.dtype), self.loss_resize) / 2 + 0.5
