@@ -165,6 +165,9 @@ class RAE(Codec):
             pixels = torch.cat([self.decoder(part.flatten(2).transpose(1, 2)) for part in self._chunks(tokens)])
             return ((pixels * self.pixel_std + self.pixel_mean) * 2 - 1).to(stream.dtype)
 
+    def block_modules(self) -> Sequence[nn.Module]:
+        return [*self.encoder.encoder.layer, *self.decoder.decoder_layers]
+
     def _encoded(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         size = (self.sizes.encoder_input_size,) * 2
         pixels = images / 2 + 0.5
