@@ -6,6 +6,7 @@ So nothing random has to be stored for a resume, and neither the number of reade
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import torch
@@ -24,7 +25,11 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 def noise(
-    shapes: Mapping[str, Sequence[int]], slots: Sequence[int], *key: int | str, device: torch.device | str = "cpu"
+    shapes: Mapping[str, Sequence[int]],
+    slots: Sequence[int],
+    *key: int | str,
+    device: torch.device | str = "cpu",
+    threads: int = 1,
 ) -> dict[str, Tensor]:
     """Standard normal noise for every stream; row i depends only on the key and `slots[i]`.
 
@@ -36,14 +41,23 @@ def noise(
         slots: number of each row.
         key: what the noise depends on beside that.
         device: where it is drawn; other types of device draw other numbers.
+        threads: that share the rows; the numbers are the same.
     """
     first = seed_of(*key)
-    source = torch.Generator(device)
     streams = {name: torch.empty(len(slots), *shape, device=device) for name, shape in shapes.items()}
-    for row, slot in enumerate(slots):
-        source.manual_seed(first + slot)
-        for rows in streams.values():  # one after the other: a stream that is added changes none before it
-            torch.randn(rows.shape[1:], generator=source, out=rows[row])
+
+    def draw(start: int) -> None:
+        source = torch.Generator(device)
+        for row in range(start, len(slots), threads):
+            source.manual_seed(first + slots[row])
+            for rows in streams.values():  # one after the other: a stream that is added changes none before it
+                torch.randn(rows.shape[1:], generator=source, out=rows[row])
+
+    if threads == 1:
+        draw(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, range(threads)))  # which raises what one of them raises
     return streams
 
 

@@ -23,6 +23,13 @@ def test_adding_a_stream_does_not_change_the_noise_of_the_image(shape: tuple[int
     assert torch.equal(alone["image"], both["image"])
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_that_share_the_rows_draw_the_same(threads: int) -> None:
+    shapes, slots = {"image": (3, 4, 4), "features": (5, 2)}, [7, 3, 11, 4, 0]
+    alone, shared = (noise(shapes, slots, 0, "sampling", threads=count) for count in (1, threads))
+    assert all(torch.equal(alone[stream], shared[stream]) for stream in shapes)
+
+
 def test_other_keys_give_other_noise() -> None:
     keys = [(0, "noise"), (1, "noise"), (0, "sampling"), (0, "solver", 1), (0, "solver", 2)]
     rows = {tuple(noise(IMAGE, [5], *key)["image"].flatten().tolist()) for key in keys}

@@ -15,6 +15,7 @@ from vco.data.reader import to_uint8
 from vco.objective import Objective
 from vco.randomness import noise
 from vco.run import Run
+from vco.sampling.ahead import drawing_threads, one_ahead
 from vco.sampling.velocity import GuidedVelocity
 
 Watch = Callable[[Mapping[str, float], Streams, Streams], None]
@@ -46,10 +47,15 @@ def integrate(
     specs = objective.specs
     shapes = {stream: spec.shape for stream, spec in specs.items()}
     seed = run.config.seed if seed is None else seed
+    on_cuda = torch.device(device).type == "cuda"
 
-    def fresh(*key: int | str) -> Streams:
-        drawn = noise(shapes, indices, seed, *key)
-        return {stream: (eps * specs[stream].noise_scale).to(device) for stream, eps in drawn.items()}
+    def drawn(*key: int | str) -> Streams:
+        on_host = noise(shapes, indices, seed, *key, threads=drawing_threads(device))
+        scaled = {stream: eps * specs[stream].noise_scale for stream, eps in on_host.items()}
+        return {stream: eps.pin_memory() for stream, eps in scaled.items()} if on_cuda else scaled
+
+    def sent(noises: Streams) -> Streams:
+        return {stream: eps.to(device, non_blocking=True) for stream, eps in noises.items()}
 
     solver = run.solver
     guided = GuidedVelocity(objective, labels.to(device), until=solver.needs_until, by_step=solver.guides_by_step)
@@ -61,7 +67,11 @@ def integrate(
         return velocities
 
     path = objective.process.path(run.config.sample.steps)
-    return solver.integrate(watched, fresh("sampling"), path, lambda k: fresh("solver", k))
+    start = sent(drawn("sampling"))
+    if not on_cuda:  # elsewhere the cores that would draw are those that compute
+        return solver.integrate(watched, start, path, lambda k: sent(drawn("solver", k)))
+    with one_ahead(lambda k: drawn("solver", k), run.config.sample.steps) as noise_of:
+        return solver.integrate(watched, start, path, lambda k: sent(noise_of(k)))
 
 
 @torch.no_grad()

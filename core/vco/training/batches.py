@@ -82,7 +82,12 @@ class Batches:
         )
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device, without waiting for it."""
+        """A tensor on the device, without waiting for it: only from pinned memory is nobody kept waiting.
+
+        What carries a gradient is not pinned, as that would cut it off.
+        """
+        if self.accelerator.device.type == "cuda" and tensor.device.type == "cpu" and not tensor.requires_grad:
+            tensor = tensor.pin_memory()
         return tensor.to(self.accelerator.device, non_blocking=True)
 
     def _shares(self, start: int, stop: int) -> Iterator[list[Key]]:
