@@ -35,26 +35,41 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 METHODS = dict(re.findall(r"^### (.+?)\n\n```sh\nvco-run (.+?)\n```", PAGE.read_text(), re.MULTILINE))
 BATCH = 80
-SCALES = ("1.0", "1.2", "1.5")
-"""The sweep; at 1.0 nothing is guided."""
+UNGUIDED = "1.0"
+"""The scale at which nothing is guided."""
 END = "<!-- end -->"
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Kind:
     """What one comparison is over: methods on pixels, or on latents."""
 
     steps: int
     """Training steps of a method whose command says none."""
+    scales: Sequence[str]
+    """The sweep, rising from `UNGUIDED`."""
     mark: str
     """The line of docs/results.md after which its section begins."""
     pictures: str
     """How the names of its pictures begin."""
+    shared: str = ""
+    """The end that the names of all its methods have, which is left out where they stand side by side."""
 
 
 KINDS = {
-    "pixels": Kind(400, "<!-- written by benchmarks/compare_digits.py -->", "results"),
-    "latents": Kind(600, "<!-- written by benchmarks/compare_digits.py --on latents -->", "results_latents"),
+    "pixels": Kind(
+        steps=400,
+        scales=(UNGUIDED, "1.2", "1.5"),
+        mark="<!-- written by benchmarks/compare_digits.py -->",
+        pictures="results",
+    ),
+    "latents": Kind(
+        steps=600,
+        scales=(UNGUIDED, "1.2", "1.5", "2.0"),
+        mark="<!-- written by benchmarks/compare_digits.py --on latents -->",
+        pictures="results_latents",
+        shared=", on the latents of digits",
+    ),
 }
 
 
@@ -78,7 +93,7 @@ class Entry:
     @property
     def unguided(self) -> Sequence[float]:
         """The scores at scale 1."""
-        return self.scores[SCALES[0]]
+        return self.scores[UNGUIDED]
 
 
 def kind_of(method: str) -> str:
@@ -144,13 +159,17 @@ def evaluated(method: str, seed: int, steps: Sequence[int], work: Path, start: b
     found: list[dict[str, Any]] = []
     for count in steps:
         scores: dict[str, Any] = {}
-        for scale in reversed(SCALES):
-            kept = work / f"{folder.name}-step{count}-scale{scale}.json"
+        files = {
+            scale: work / f"{folder.name}-step{count}-scale{scale}.json"
+            for scale in reversed(KINDS[kind_of(method)].scales)
+        }
+        for scale, kept in files.items():
             if start and not kept.exists():
                 options = ["--seed", str(seed), "--train.steps", str(count), "--guidance.scale", scale]
                 options += ["--train.sample-every", "100000", "--train.checkpoint-every", "100"]
-                options += [] if scale == SCALES[-1] else ["--refresh"]
+                options += ["--refresh"] if any(file.exists() for file in files.values()) else []
                 vco_run(method, folder, *options)
+                shutil.copy(max((folder / "samples").glob("step-*.png")), kept.with_suffix(".png"))
                 shutil.copy(folder / "eval.json", kept)
             scores[scale] = json.loads(kept.read_text())
         found.append(scores)
@@ -176,8 +195,9 @@ def table(entries: Mapping[str, Entry], in_time: Mapping[str, Entry], costs: Map
     for method, entry in sorted(entries.items(), key=lambda item: statistics.mean(item[1].best)):
         tie = statistics.mean(entry.best) - statistics.mean(best) <= spread(entry.best) + spread(best)
         label = " (best)" if entry.best is best else " (tie)" if tie and len(best) > 1 else ""
+        place = re.sub("[^a-z0-9 -]", "", method.lower()).replace(" ", "-")
         row = [
-            f"[{method}](methods.md#{re.sub('[^a-z0-9 -]', '', method.lower()).replace(' ', '-')})",
+            f"[{method.removesuffix(KINDS[kind_of(method)].shared)}](methods.md#{place})",
             show(entry.unguided),
             show(entry.best) + label,
             entry.best_scale,
@@ -191,11 +211,11 @@ def table(entries: Mapping[str, Entry], in_time: Mapping[str, Entry], costs: Map
     return "\n".join(lines) + "\n"
 
 
-def describe(real: float, seeds: int, steps: int, wall_clock: bool) -> str:
+def describe(kind: Kind, real: float, seeds: int, wall_clock: bool) -> str:
     """What the numbers of the table are."""
     ties = " A *tie* is a mean within the two standard deviations (added) of the best." if seeds > 1 else ""
     time = (
-        f" *Equal wall-clock*: the time in which the cheapest method does {steps} steps, on one CPU thread."
+        f" *Equal wall-clock*: the time in which the cheapest method does {kind.steps} steps, on one CPU thread."
         if wall_clock
         else ""
     )
@@ -203,7 +223,7 @@ def describe(real: float, seeds: int, steps: int, wall_clock: bool) -> str:
     return f"""\
 Frechet distance in the features of `digits-cnn` (lower is better) of 1,000 class-balanced samples against the 297
 held-out digits, after steps of {BATCH} images, with EMA weights and 10 Heun steps{mean}. Training images score
-{real:.3f}. *Unguided* is scale 1; the sweep is {", ".join(SCALES)} for every method.{ties}{time}
+{real:.3f}. *Unguided* is scale 1; the sweep is {", ".join(kind.scales)} for every method.{ties}{time}
 
 """
 
@@ -263,16 +283,20 @@ def main() -> None:
 
     def entry(method: str, place: int, steps: int) -> Entry | None:
         runs = [found[method, seed][place] for seed in range(args.seeds) if found[method, seed]]
-        return Entry(steps, {scale: [run[scale]["value"] for run in runs] for scale in SCALES}) if runs else None
+        return Entry(steps, {scale: [run[scale]["value"] for run in runs] for scale in kind.scales}) if runs else None
 
     entries = {m: e for m in args.methods if (e := entry(m, -1, steps_of(m)))}
     timed = {m: e for m in entries if in_time and (e := entry(m, 0, in_time[m]))}
-    folders = {method: args.work / f"{folder_name(method)}-seed0" for method in entries}
-    draw_grids(folders, args.out / f"{kind.pictures}_samples.png")
+    folders = {method.removesuffix(kind.shared): args.work / f"{folder_name(method)}-seed0" for method in entries}
+    grids = [
+        Path(f"{folder}-step{entries[method].steps}-scale{UNGUIDED}.png")
+        for method, folder in zip(entries, folders.values(), strict=True)
+    ]
+    draw_grids(dict(zip(folders, grids, strict=True)), args.out / f"{kind.pictures}_samples.png")
     draw_curves(folders, args.out / f"{kind.pictures}_curves.png")
-    real = next(run for run in found.values() if run)[-1][SCALES[0]]["real_value"]
+    real = next(run for run in found.values() if run)[-1][UNGUIDED]["real_value"]
     seeds = max(len(e.best) for e in entries.values())
-    section = describe(real, seeds, kind.steps, bool(timed)) + table(entries, timed, costs)
+    section = describe(kind, real, seeds, bool(timed)) + table(entries, timed, costs)
     write_section(args.out / "results.md", kind.mark, section + show_pictures(kind.pictures))
 
 

@@ -14,21 +14,21 @@ COLUMNS = 5
 WINDOW = 2  # log lines of 25 steps each
 
 
-def draw_grids(folders: Mapping[str, Path], path: Path) -> None:
-    """Writes the last sample grid of each run, under the run's name.
+def draw_grids(grids: Mapping[str, Path], path: Path) -> None:
+    """Writes the sample grid of each run, under the run's name.
 
     Args:
-        folders: name -> run folder.
+        grids: name -> PNG with the sample grid.
         path: the PNG to write.
     """
-    rows = -(-len(folders) // COLUMNS)
+    rows = -(-len(grids) // COLUMNS)
     figure = Figure(figsize=(3.0 * COLUMNS, 1.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     cells = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for cell in cells:
         cell.set_axis_off()
-    for cell, (name, folder) in zip(cells, folders.items(), strict=False):
-        with Image.open(max((folder / "samples").glob("step-*.png"))) as image:
+    for cell, (name, grid) in zip(cells, grids.items(), strict=False):
+        with Image.open(grid) as image:
             cell.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
         cell.set_title(name, fontsize=8)
     figure.savefig(path, dpi=100)
