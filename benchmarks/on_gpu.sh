@@ -62,7 +62,7 @@ checks() {
 
 speed() {
     local name more
-    for name in loss data latents step sample; do
+    for name in loss data latents step sample mask; do
         [ -e "benchmarks/$name.py" ] || continue
         more=()
         if "$python" "benchmarks/$name.py" --help | grep -q -- --json; then more=(--json "$out/$name.json"); fi

@@ -92,10 +92,10 @@ def table(rows: Sequence[Row], other: str = "reference-style") -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path | None, rows: Sequence[Row]) -> None:
-    """Writes the rows with the commit and the hardware; does nothing without a path."""
+def write_json(path: Path | None, rows: Sequence[Row], **more: Any) -> None:
+    """Writes the rows, and what else was measured, with the commit and the hardware; does nothing without a path."""
     if path is not None:
-        content = {**surroundings(), "rows": [row.plain() for row in rows]}
+        content = {**surroundings(), **more, "rows": [row.plain() for row in rows]}
         write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
