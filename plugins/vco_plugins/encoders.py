@@ -81,6 +81,8 @@ class EncoderConfig(FeatureSource.Config):
 class Encoder(FeatureSource):
     """A published ViT: `forward` is what the config asks for, `perceive` the stock view.
 
+    Of images that have the encoder's resolution, and unless the stream reads other blocks, both come out of one pass.
+
     The number of tokens is checked in every forward pass, and the resolution is a multiple of the patch, so that no
     patch is cropped or dropped unnoticed. Gray images are repeated to three channels. Features are in the dtype of the
     weights (float32), also under autocast.
@@ -239,20 +241,24 @@ class Encoder(FeatureSource):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         layers = self.config.layers or (self.architecture.depth,)
-        hidden, seen = self._hidden(self._resized(images.to(self.mean.dtype) / 2 + 0.5, self.stream_resize), layers)
+        tokens, seen = self._hidden(self._resized(images.to(self.mean.dtype) / 2 + 0.5, self.stream_resize), layers)
+        hidden = tokens
         if self.config.norm == "plain":
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=getattr(self.network.norm, "eps", 1e-6))
         elif self.config.norm == "affine":
             hidden = self.network.norm(hidden)
-        return self._features(hidden, Seen(None, seen.logits) if self.network.class_token else seen)
+        same_pass = images.shape[-2:] == (self.resolution, self.resolution) and set(layers) == set(
+            self.perceived_layers
+        )
+        perceived = self._perceived(tokens, seen) if same_pass else None
+        return self._features(hidden, Seen(None, seen.logits) if self.network.class_token else seen, perceived)
 
     def block_modules(self) -> Sequence[nn.Module]:
         return list(self.network.blocks)
 
     def perceive(self, images: Float[Tensor, "b c h w"]) -> Features:
         pixels = self._resized(images.to(self.mean.dtype), self.loss_resize) / 2 + 0.5
-        hidden, seen = self._hidden(pixels, self.perceived_layers)
-        return self._features(self.network.norm(hidden), seen)
+        return self._perceived(*self._hidden(pixels, self.perceived_layers))
 
     @property
     def perceived_layers(self) -> tuple[int, ...]:
@@ -292,11 +298,15 @@ class Encoder(FeatureSource):
                 )
         return torch.stack([found[layer].to(self.mean.dtype) for layer in layers]).mean(0), seen
 
-    def _features(self, hidden: Float[Tensor, "b m d"], seen: Seen) -> Features:
+    def _perceived(self, hidden: Float[Tensor, "b m d"], seen: Seen) -> Features:
+        return self._features(self.network.norm(hidden), seen)
+
+    def _features(self, hidden: Float[Tensor, "b m d"], seen: Seen, perceived: Features | None = None) -> Features:
         hidden = hidden.to(self.mean.dtype)
         return Features(
             tokens=hidden[:, self.network.prefix :],
             grid=self.spec.grid,
             pooled=hidden[:, 0] if seen.pooled is None else seen.pooled.to(self.mean.dtype),
             logits=None if seen.logits is None else seen.logits.to(self.mean.dtype),
+            perceived=perceived,
         )

@@ -102,6 +102,17 @@ def test_other_sizes_than_that_of_pretraining_are_the_librarys(case: Case, resol
     assert source.spec.tokens == expected.tokens.shape[1:]
 
 
+@WITH_FAMILIES
+def test_both_views_of_images_that_are_not_resized_come_out_of_one_pass(case: Case, folders: Folders) -> None:
+    source, images = case.load(folders(case)), some(2)
+    perceived, alone = source(images).perceived, source.perceive(images)
+    assert perceived is not None
+    for ours, theirs in ((perceived.tokens, alone.tokens), (perceived.pooled, alone.pooled)):
+        assert torch.equal(ours, theirs)
+    assert source(some(2, 2 * SIDE)).perceived is None  # the views resize differently
+    assert case.load(folders(case), layers=(1,))(images).perceived is None
+
+
 @pytest.mark.parametrize("layers", [(1,), (DEPTH,), (1, 3), (2, 2, 3)])
 @ALL
 def test_layers_are_averaged(case: Case, layers: tuple[int, ...], folders: Folders) -> None:

@@ -41,6 +41,9 @@ class Features:
     """One vector an image (for example the class token)."""
     logits: Float[Tensor, "b k"] | None = None
     """What a classifier says of its classes, before the softmax; None if it is none."""
+    perceived: "Features | None" = None
+    """What `FeatureSource.perceive` says of the same images, where `forward` found it in the same pass of the network;
+    None where that takes a pass of its own."""
 
 
 @attrs.frozen(kw_only=True)

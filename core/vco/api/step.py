@@ -108,13 +108,15 @@ class Step:
         return self._memory["features", name]
 
     def real(self, name: str = "") -> Features:
-        """The perceptual view of the clean images, without gradient."""
+        """The perceptual view of the clean images, without gradient; the stream's view may have brought it along."""
         source, name = self._source(name)
         if type(source).perceive is FeatureSource.perceive:  # it has one view
             return self.features(name)
         if ("real", name) not in self._memory:
+            seen = self._memory.get(("features", name))
             with torch.no_grad():
-                self._memory["real", name] = source.perceive(self.images)
+                found = seen.perceived if seen is not None else None
+                self._memory["real", name] = source.perceive(self.images) if found is None else found
         return self._memory["real", name]
 
     def generated(self, name: str = "") -> Features:
