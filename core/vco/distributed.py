@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 
 from vco.config.settings import RunConfig
@@ -44,7 +44,9 @@ def connect_processes(config: RunConfig) -> Accelerator:
     end_with_launcher()
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     try:
-        accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, kwargs_handlers=[timeout])
+        # gradients are views of what is sent, so that none is copied, or held twice
+        views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, kwargs_handlers=[timeout, views])
         if accelerator.num_processes != process_count():
             raise ValueError(f"{process_count()} were started, but {accelerator.num_processes} see each other")
     except (ValueError, RuntimeError) as error:  # also of Accelerate, and of PyTorch's rendezvous

@@ -32,6 +32,7 @@ from vco.storage.metrics_file import keep_lines
 from vco.training.agreeing import agreed_checkpoint
 from vco.training.batches import Batches
 from vco.training.cost import note_cost
+from vco.training.data_parallel import data_parallel
 from vco.training.ema import EMA
 from vco.training.finite import Finite, require_finite
 from vco.training.fitting import fit_adapter
