@@ -87,7 +87,12 @@ class HybridByClass(Hybrid):
 
 def in_reference_style(objective: Objective) -> Objective:
     """Turns an objective with backbone jit-dual and loss hybrid into its reference-style twin, in place."""
-    styles = {Rope2d: ElementwiseRope, RMSNorm: ElementwiseNorm, DualBlock: DenseBlock, Hybrid: HybridByClass}
+    styles: dict[type, type] = {
+        Rope2d: ElementwiseRope,
+        RMSNorm: ElementwiseNorm,
+        DualBlock: DenseBlock,
+        Hybrid: HybridByClass,
+    }
     for module in objective.modules():
         if type(module) in styles:
             module.__class__ = styles[type(module)]
@@ -99,7 +104,9 @@ class ReferenceUpdate:
 
     def __init__(self, module: nn.Module, decays: Sequence[float]) -> None:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            self.parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0
+        )
         self.averages = [(decay, [p.detach().clone() for p in self.parameters]) for decay in decays]
 
     def __call__(self) -> None:

@@ -1,7 +1,7 @@
 """V-Co's objective at any size, with random weights and a frozen encoder, for measurements of speed."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 import torch
@@ -49,7 +49,7 @@ class TinyEncoder(FeatureSource):
         self.spec = FeatureSpec(tokens=(grid[0] * grid[1], width), grid=grid)
         self.embed = nn.Conv2d(channels, width, 16, 16)
         self.blocks = nn.ModuleList(Block(width, width // 32, 4.0, plain=True) for _ in range(depth))
-        self.register_buffer("told", torch.ones(1, width))
+        self.width = width
         self.requires_grad_(False).eval()
 
     def load(self) -> None:
@@ -59,7 +59,7 @@ class TinyEncoder(FeatureSource):
     def forward(self, images: Tensor) -> Features:
         x = self.embed(images).flatten(2).transpose(1, 2)
         for block in self.blocks:
-            x = block(x, self.told.expand(len(x), -1))
+            x = block(x, x.new_ones(len(x), self.width))
         return Features(tokens=x, grid=self.spec.grid, pooled=x.mean(1))
 
 
@@ -67,7 +67,7 @@ class TinyEncoder(FeatureSource):
 class Sizes:
     """What is measured."""
 
-    size: str
+    size: Literal["S", "B", "L", "H"]
     depth: int | None
     side: int
     batch: int

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 from accelerate import Accelerator
 from objectives import make_run
 from torch import distributed

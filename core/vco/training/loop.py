@@ -205,7 +205,7 @@ class Training:
         if self.config.checkpoint_blocks:
             recompute_blocks(self.objective.backbone)
         shared_out = self._twin is not None
-        return (Shards if shared_out else Accelerator.prepare)(self.accelerator, self.objective)
+        return (Shards if shared_out else data_parallel)(self.accelerator, self.objective)
 
     def _one_step(self, model: Any, batches: Upcoming, log: Log) -> dict[str, Tensor] | None:
         """Moves the weights, unless the gradient is not finite and such steps are left out: then it returns None."""
