@@ -1,6 +1,6 @@
 """Blocks that are compiled (--train.compile): one graph for each situation, the same results, and no graph later."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -239,11 +239,11 @@ def test_a_failure_in_the_backward_pass_is_a_sentence() -> None:
         raise RuntimeError("something else")
 
 
-@pytest.mark.slow  # the compiler takes about a minute
+@pytest.mark.slow  # the compiler takes about a minute, on a busy machine several
 def test_kernels_give_what_pytorch_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With kernels of the compiler: losses, gradients, dropout; recomputed blocks and a resume to the bit."""
     monkeypatch.setattr(compiling, "BACKEND", "inductor")
-    options: Sequence[str] = (*RUNS["two streams, a structural mask, dropout, taps, and a second question"],)
+    options = (*PIXELS, "--backbone.dropout", "0.2")
     plain, fast, again = (
         tiny.prepare(tmp_path / name, *options, *more)
         for name, more in (("plain", ()), ("fast", COMPILED), ("again", COMPILED))
@@ -256,14 +256,12 @@ def test_kernels_give_what_pytorch_gives(tmp_path: Path, monkeypatch: pytest.Mon
     tiny.assert_same(found, step(again))
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = (*PIXELS, "--backbone.dropout", "0.2", *COMPILED)
-    assert main_run(tiny.argv(whole, *options)) == 0
+    assert main_run(tiny.argv(whole, *options, *COMPILED)) == 0
     for steps in ("3", str(tiny.STEPS)):
-        assert main_run(tiny.argv(parts, *options, "--train.steps", steps)) == 0
+        assert main_run(tiny.argv(parts, *options, *COMPILED, "--train.steps", steps)) == 0
     tiny.assert_same(tiny.tensors(whole), tiny.tensors(parts))
 
 
-@pytest.mark.slow  # the compiler is asked, and fails only then
 def test_without_a_compiler_a_run_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
