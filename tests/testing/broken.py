@@ -161,6 +161,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "flat-images-have-finite-gradients": Mistake("Eyes", "images.float(), 4)", "images.float() / images.std(), 4)"),
     "gradient-reaches-the-images": Mistake("Eyes", "images.float()", "images.detach().float()"),
     "refuses-what-it-would-crop": Mistake("Eyes", "if height % 4 or width % 4:", "if height < 4 or width < 4:"),
+    "views-of-one-pass-are-the-same": Mistake("Eyes", "Features(tokens=2 * tokens,", "Features(tokens=3 * tokens,"),
     "tokens-are-row-major": Mistake("Eyes", "Features(tokens=tokens,", "Features(tokens=tokens.flip(1),"),
     # adapters
     "spec-equals-output": Mistake("Lens", "shape=(self.spec.tokens[0], 8)", "shape=(8, self.spec.tokens[0])"),

@@ -252,7 +252,12 @@ class Eyes(FeatureSource):
 
     def forward(self, images: Tensor) -> Features:
         tokens = self.dropout(torch.tanh(self.layer(patches(images.float(), 4)).float()))
-        return Features(tokens=tokens, grid=self.grid, pooled=tokens.mean(1))
+        perceived = Features(tokens=2 * tokens, grid=self.grid, pooled=2 * tokens.mean(1))
+        return Features(tokens=tokens, grid=self.grid, pooled=tokens.mean(1), perceived=perceived)
+
+    def perceive(self, images: Tensor) -> Features:
+        seen = self(images)
+        return Features(tokens=seen.tokens * 2, grid=self.grid, pooled=seen.pooled * 2)
 
     def block_modules(self) -> Sequence[nn.Module]:
         return [self.layer]

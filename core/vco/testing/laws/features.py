@@ -66,6 +66,17 @@ def features_are_as_specified(case: FeatureCase) -> None:
                 require(value.dtype == torch.float32, f"{view}: {name} are {value.dtype}")
 
 
+@law(FeatureCase)
+def views_of_one_pass_are_the_same(case: FeatureCase) -> None:
+    """If `forward` hands out the perceptual view as well, it is what `perceive` gives."""
+    source = case.build()
+    images = case.inputs(source, 1)["images"]
+    found = source(images).perceived
+    if found is None:
+        does_not_apply("each of its views takes a pass of its own")
+    require_same(source.perceive(images), found, "the perceptual view from `forward`")
+
+
 @law(FeatureCase, once=True)
 def always_in_eval_mode(case: FeatureCase) -> None:
     """train() leaves it, and every part of it, in eval mode, and its features as they were."""
