@@ -1,7 +1,7 @@
 """One training step, readable from top to bottom: codec, features, adapter, noise, backbone, losses."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from vco.api import (
     StreamSpec,
     Times,
 )
+from vco.encoded import Encoded
 from vco.errors import UserError
 from vco.hiding import emptied, shown_to_network
 from vco.kinds import KINDS
@@ -140,7 +141,7 @@ class Objective(nn.Module):
 
         memory: dict[tuple[str, str], Features] = {}
         if len(self.specs) > 1:
-            adapted = self.adapter(_Encoded(self.sources, inputs.images, memory))
+            adapted = self.adapter(Encoded(self.sources, inputs.images, memory))
             clean |= adapted.value
             target |= adapted.target
             losses |= {f"adapter.{name}": value for name, value in adapted.losses.items()}
@@ -281,27 +282,6 @@ class Objective(nn.Module):
         """What the components measure for the log, as "adapter.metric" or, of a loss, "hybrid.metric"."""
         parts = {name.removeprefix("losses."): part for name, part in self.components.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.metrics().items()}
-
-
-class _Encoded(Mapping[str, Features]):
-    """Encoder name -> features of a batch, each computed when it is first asked for."""
-
-    def __init__(
-        self, sources: Mapping[str, FeatureSource], images: Tensor, memory: dict[tuple[str, str], Features]
-    ) -> None:
-        self.sources, self.images, self.memory = sources, images, memory
-
-    def __getitem__(self, name: str) -> Features:
-        if ("features", name) not in self.memory:
-            with torch.no_grad():
-                self.memory["features", name] = self.sources[name](self.images)
-        return self.memory["features", name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sources)
-
-    def __len__(self) -> int:
-        return len(self.sources)
 
 
 def _weighted(square: Tensor, weight: Tensor) -> Float[Tensor, " b"]:

@@ -7,15 +7,13 @@ for the device only where it logs, samples or saves.
 import copy
 import math
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, nullcontext
-from typing import Any
+from contextlib import closing
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from vco.compiling import compiled, prepare_blocks
+from vco.compiling import prepare_blocks
 from vco.distributed import errors_shared, losses_of_processes_named
 from vco.errors import TrainingStoppedError
 from vco.evaluation.evaluate import Evaluation
@@ -24,7 +22,6 @@ from vco.evaluation.results import record_results
 from vco.folder import RunFolder
 from vco.objective import Objective
 from vco.pieces import whole
-from vco.randomness import seed_of
 from vco.reporting.live import LiveReport, ended
 from vco.run import Run
 from vco.storage.checkpoint import Checkpoint
@@ -36,15 +33,16 @@ from vco.training.data_parallel import data_parallel
 from vco.training.ema import EMA
 from vco.training.finite import Finite, require_finite
 from vco.training.fitting import fit_adapter
-from vco.training.gradients import all_finite, clip, gradients_of
+from vco.training.gradients import all_finite
 from vco.training.log import Log
-from vco.training.optimizer import build_optimizer, learning_rate, require_gradients, set_learning_rate
+from vco.training.optimizer import build_optimizer
 from vco.training.pictures import write_grid, write_real_grid
 from vco.training.recomputing import recompute_blocks
 from vco.training.restoring import require_fit, restore, tensors_of
 from vco.training.saving import Saver
 from vco.training.sharding import Shards, share_out
 from vco.training.starting import start_from
+from vco.training.stepping import Stepper
 from vco.training.stopping import UNREADABLE, StopFlag
 from vco.training.stored_latents import training_images
 from vco.training.trackers import log_scores, start_trackers
@@ -118,7 +116,7 @@ class Training:
         Raises:
             TrainingStoppedError: if a loss or weight is not finite; the last good checkpoint is intact.
         """
-        model = self._ready()
+        stepper = self._ready()
         total = self.config.steps
         with errors_shared():
             if self.accelerator.is_main_process:
@@ -126,7 +124,7 @@ class Training:
             start_trackers(self.accelerator, self.run.config, self.folder, self.step)
         if self.start == 0:
             self.sample()
-        model.train()
+        stepper.model.train()
         batches = self._upcoming()
         saved = self.start
         log = Log(
@@ -145,7 +143,7 @@ class Training:
             while not (stopping := self._stopping(stop, batches, log, steps=2)) and self.step < total:
                 last = self.step + 1 == total
                 logs = log.watch.looks = last or (self.step + 1) % self.config.log_every == 0
-                losses = self._one_step(model, batches, log)
+                losses = self._one_step(stepper, batches, log)
                 if losses is None and self.config.on_nan == "rollback":
                     self._go_back(log)
                     batches = self._upcoming()
@@ -157,7 +155,7 @@ class Training:
                 if last or self.step % self.config.sample_every == 0:
                     with log.clock.aside():
                         self.sample()
-                        model.train()
+                        stepper.model.train()
                 if last or self.step % self.config.checkpoint_every == 0:
                     with log.clock.aside():
                         self._save(log)
@@ -165,7 +163,7 @@ class Training:
                 if not last and self.run.config.eval.every and self.step % self.run.config.eval.every == 0:
                     with log.clock.aside():
                         self._evaluate(log)
-                        model.train()
+                        stepper.model.train()
                 if report and logs and not last:
                     with log.clock.aside():
                         report.update(f"training, after step {self.step} of {total}")
@@ -189,61 +187,37 @@ class Training:
         Yields:
             The losses of each step; none of one that was left out.
         """
-        model, batches = self._ready().train(), self._upcoming()
+        stepper, batches = self._ready(), self._upcoming()
+        stepper.model.train()
         for _ in range(count):
             with log.clock.waiting():
                 unreadable = batches.look(steps=2)
             if unreadable:
                 batches.raise_error()
-            losses = self._one_step(model, batches, log) or {}
+            losses = self._one_step(stepper, batches, log) or {}
             log.add(losses)
             self.step += 1
             yield losses
 
-    def _ready(self) -> Any:
-        """What a step calls: the objective, with its blocks recomputed if that is asked for, in all processes."""
+    def _ready(self) -> Stepper:
+        """What does the steps; in all processes, and with blocks recomputed if that is asked for."""
         if self.config.checkpoint_blocks:
             recompute_blocks(self.objective.backbone)
         shared_out = self._twin is not None
-        return (Shards if shared_out else data_parallel)(self.accelerator, self.objective)
+        return Stepper(
+            run=self.run,
+            model=(Shards if shared_out else data_parallel)(self.accelerator, self.objective),
+            parameters=self.parameters,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            finite=self.finite,
+            batches=self.batches,
+            accelerator=self.accelerator,
+        )
 
-    def _one_step(self, model: Any, batches: Upcoming, log: Log) -> dict[str, Tensor] | None:
+    def _one_step(self, stepper: Stepper, batches: Upcoming, log: Log) -> dict[str, Tensor] | None:
         """Moves the weights, unless the gradient is not finite and such steps are left out: then it returns None."""
-        # Whatever draws from the ambient generator (dropout) is then counted too.
-        torch.manual_seed(seed_of(self.seed, "ambient", self.place, self.accelerator.process_index))
-        self.finite.begin()
-        labels = self.batches.labels(self.place)
-        set_learning_rate(self.optimizer, self.objective, learning_rate(self.config, self.step), self.step)
-
-        draw = self.objective.draw(labels, seed=self.seed, step=self.place)
-        sums: dict[str, Tensor] = {}
-        parts = self.config.accumulation
-        for part in range(parts):
-            if part and self._process_learns:  # its times carry a graph, which one backward pass uses up
-                draw = self.objective.draw(labels, seed=self.seed, step=self.place)
-            rows = self.batches.rows(part)
-            batch = batches.next()
-            assert torch.equal(batch.labels, labels[rows]), "images and conditions are of the same samples"
-            last = part == parts - 1
-            with compiled(), nullcontext() if last else self.accelerator.no_sync(model):
-                share = draw.map(lambda rows_of: self.batches.send(rows_of[rows]))  # noqa: B023 (used at once)
-                losses: dict[str, Tensor] = model(self.batches.inputs(batch, part, self.place), share, self.step)
-                self.accelerator.backward(losses["loss"] / parts)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() / parts
-        if self.step == self.start or self._twin is not None:
-            require_gradients(self.run)
-        if isinstance(model, Shards):
-            model.average_copied()
-        if self.config.clip_gradients or log.watch.looks:
-            log.gradient_norm = clip(gradients_of(self.parameters.values()), self.config.clip_gradients)
-        if self.finite.spoilt():
-            log.forget_step()
-            return None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update()
-        return sums
+        return stepper.step(self.step, self.place, batches, log, first=self.step == self.start)
 
     def _upcoming(self) -> Upcoming:
         """The batches from here to the last step."""
@@ -282,10 +256,6 @@ class Training:
         """The newest checkpoint, the same in all processes."""
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         return agreed_checkpoint(self.folder.checkpoints, rank, count, self.say)
-
-    @property
-    def _process_learns(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.objective.process.parameters())
 
     # --------------------------------------------------------------------------------------------------------- the log
 
