@@ -4,7 +4,7 @@
 #   benchmarks/on_gpu.sh [checks|speed|study] [--small]
 #
 # checks  the tests marked gpu; losses on the GPU against the CPU's in fp32 and bf16; waits of the host
-# speed   every benchmark that writes rows (benchmarks/{step,sample,loss,data,latents}.py), one after the other
+# speed   every benchmark of rows (benchmarks/{loss,data,latents,step,sample,mask}.py); step and sample compiled as well
 # study   the study on clothing32 with wider networks; call it again until it has nothing left to do
 #
 # Without a stage, all of them follow each other. Results are written to $OUT (default: runs/on_gpu) as they come; what is
@@ -74,6 +74,10 @@ speed() {
             esac
         fi
         once "speed-$name" "$python" "benchmarks/$name.py" "${more[@]}"
+    done
+    [ -n "$small" ] && return
+    for name in step sample; do # the targets are those of compiled blocks, in both variants
+        once "speed-$name-compiled" "$python" "benchmarks/$name.py" --compile --json "$out/$name-compiled.json"
     done
 }
 

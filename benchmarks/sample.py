@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from reference_style import ReferenceVelocity, in_reference_style
 from turns import in_turns, table, write_json
-from vco_parts import Sizes, make
+from vco_parts import Sizes, compile_blocks, make
 
 from vco.api import SolverSetting, Streams
 from vco.objective import Objective
@@ -68,9 +68,7 @@ def main() -> None:
             for name, x in way().items():
                 torch.testing.assert_close(x, other()[name], rtol=1e-3, atol=1e-3)
         if args.compile:
-            for objective in (ours, theirs):
-                for block in objective.backbone.block_modules():
-                    block.compile()
+            compile_blocks(ours, theirs)
         title = f"Heun in {steps} steps, guided in [{interval[0]}, {interval[1]}], {sizes.title}"
         rows.append(in_turns(title + ", compiled" * args.compile, way, other, turns))
     print(table(rows))

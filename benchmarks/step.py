@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from reference_style import ReferenceUpdate, in_reference_style
 from turns import Row, in_turns, seconds, table, write_json
-from vco_parts import Sizes, batch, flops, make, peak
+from vco_parts import Sizes, batch, compile_blocks, flops, make, peak
 
 from vco.api import Condition, OptimizerSetting, ParameterGroup
 from vco.objective import Objective
@@ -106,9 +106,7 @@ def main() -> None:
     work = {"V-Co step": mine.gradient, "backbone, masked": mine.backbone(True)}
     counted = {title: flops(one) for title, one in work.items()}
     if args.compile:
-        for objective in (ours, theirs):
-            for block in objective.backbone.block_modules():
-                block.compile()
+        compile_blocks(ours, theirs)
 
     style = ", compiled" if args.compile else ""
     rows = [in_turns(f"V-Co step, {sizes.title}{style}", mine.step, other.step, turns)]

@@ -1,6 +1,6 @@
 """V-Co's objective at any size, with random weights and a frozen encoder, for measurements of speed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -55,6 +55,9 @@ class TinyEncoder(FeatureSource):
     def load(self) -> None:
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.05)
+
+    def block_modules(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def forward(self, images: Tensor) -> Features:
         x = self.embed(images).flatten(2).transpose(1, 2)
@@ -149,3 +152,11 @@ def peak(device: str, dtype: torch.dtype, seconds: Callable[[Callable[[], Any], 
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds(lambda: a @ b, 1)
     return 2 * side**3 / min(seconds(lambda: a @ b, 2) for _ in range(5))
+
+
+def compile_blocks(*objectives: Objective) -> None:
+    """Compiles the blocks of networks and encoders where they stand, as both variants of a comparison need it."""
+    for objective in objectives:
+        for part in (objective.backbone, *objective.sources.values()):
+            for block in part.block_modules():
+                block.compile(dynamic=False)
