@@ -128,7 +128,7 @@ def test_it_keeps_the_contract_of_a_source_to_score_with(file: Path) -> None:
             examine(law, subject)
         except NotApplicableError:
             skipped.add(law.name)
-    assert skipped == {"tokens-are-row-major"}
+    assert skipped == {"tokens-are-row-major", "views-of-one-pass-are-the-same"}
 
 
 def test_a_converted_safetensors_file_gives_the_same(
