@@ -14,13 +14,13 @@ have not: the loss `perceptual`, which goes through the encoder as well, stands 
 import argparse
 import weakref
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from vco import api
@@ -32,7 +32,10 @@ from vco.randomness import RowGenerator
 from vco.run import assemble, known_facts
 from vco.step_inputs import Inputs
 from vco.training.memory import kept_by, size
+from vco.training.operations import operations_counter
 from vco.training.recomputing import recompute_blocks
+from vco_plugins import trunk
+from vco_plugins.layers.attention import attention_chosen_by_row
 
 PRESETS: Final = ("imagenet256-b16", "imagenet256-l16", "imagenet256-h16")
 OPTIONS: Final = ("--data.root", ".", "--features.weights", "random", "--loss", "perceptual", "--metric", "none")
@@ -106,8 +109,9 @@ def step(objective: Objective, fake: FakeTensorMode, shape: tuple[int, ...], ima
     """
     objective.zero_grad(set_to_none=True)
     draw = objective.draw(torch.zeros(images, dtype=torch.long), seed=0, step=0)
-    counter = FlopCounterMode(display=False)
-    with fake, counter, Live() as live, torch.autocast("cpu", dtype=torch.bfloat16):
+    counter = operations_counter()
+    as_on_a_gpu = mock.patch.object(trunk, "joint_attention", attention_chosen_by_row)
+    with as_on_a_gpu, fake, counter, Live() as live, torch.autocast("cpu", dtype=torch.bfloat16):
         inputs = Inputs(
             images=torch.empty(images, *shape),
             labels=torch.empty(images, dtype=torch.long),

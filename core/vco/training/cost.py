@@ -20,6 +20,7 @@ from vco.randomness import RowGenerator, noise
 from vco.run import Run
 from vco.step_inputs import Inputs
 from vco.storage.files import write_atomic
+from vco.training.operations import operations_counter
 
 
 def note_cost(path: Path, run: Run, images: ImageSet, indices: Sequence[int], accelerator: Accelerator) -> None:
@@ -56,12 +57,10 @@ def training_flops(run: Run, images: ImageSet, indices: Sequence[int], device: t
     Returns:
         The count, or None if a component stands in the way of counting.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # loads triton, which a dry run need not wait for
-
     beside, labels = run.objective.beside, images.labels[torch.tensor(indices)]
     with suppress(Exception), alone():  # of anybody's code
         twin = copy.deepcopy(run.objective, {id(part): part for part in beside.values()}).train()
-        with FlopCounterMode(display=False) as counter:
+        with operations_counter() as counter:
             # drawn by the twin: a process that learns gets gradients through what it draws
             draw = twin.draw(labels, seed=0, step=0).map(lambda tensor: tensor.to(device))
             twin(_inputs(run, images, indices, device), draw, 0)["loss"].backward()
