@@ -19,7 +19,7 @@ from torch import nn
 
 from vco.errors import TrainingStoppedError
 from vco.run import Run
-from vco.training import loop
+from vco.training import stepping
 from vco.training.clock import Clock
 from vco.training.loop import Training
 from vco.training.progress import Progress
@@ -124,7 +124,7 @@ def test_the_gradient_norm_is_that_of_all_parameters_before_clipping(
         gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
         norms.append(sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5)
 
-    monkeypatch.setattr(loop, "require_gradients", noted)
+    monkeypatch.setattr(stepping, "require_gradients", noted)
     tiny.train(tmp_path, "--train.clip-gradients", clip, "--train.steps", "1")
     assert tiny.metrics(tmp_path)[0]["gradient_norm"] == pytest.approx(norms[0], rel=1e-5)
 

@@ -52,6 +52,25 @@ def test_a_reader_that_is_killed_is_noticed_at_once_where_images_are_wanted_and_
     assert len(list(read(Squares(), chunks([1, 2], 2), TrainConfig(workers=1)))) == 1
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError("nothing is left")])
+def test_a_reader_that_is_killed_while_it_hands_images_over_is_lost_too(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, *given: object, **named: object) -> object:
+        (reader,) = set(multiprocessing.active_children()) - before
+        assert reader.pid is not None
+        os.kill(reader.pid, signal.SIGKILL)
+        raise error
+
+    before = set(multiprocessing.active_children())
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data", broken)
+        with pytest.raises(ReaderLostError, match=r"was killed \(.*; of the training set the images 0, 1 were wanted"):
+            list(read(Squares(), chunks([0, 1, 2], 2), TrainConfig(workers=1)))
+    # and it is forgotten: others read on
+    assert len(list(read(Squares(), chunks([1, 2], 2), TrainConfig(workers=1)))) == 1
+
+
 @pytest.mark.slow  # nine tenths of the shortest timeout
 def test_a_reader_that_hangs_is_named_with_the_images_it_has() -> None:
     wanted = chunks(list(range(20)), 10)

@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -53,6 +54,17 @@ def deaths_noticed() -> Generator[None]:
         yield
     finally:
         _Deaths.waiting, _Deaths.error = False, None
+
+
+def forget_death() -> None:
+    """Forgets the death of a reader that was told of otherwise, and waits up to a second for its signal.
+
+    It would be an error to whoever reads images next.
+    """
+    until = time.monotonic() + 1
+    while _Deaths.error is None and time.monotonic() < until:
+        time.sleep(0.01)
+    _Deaths.error = None
 
 
 class _Deaths:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from vco.api import ImageSet
 from vco.config.settings import TrainConfig
-from vco.data.processes import LOST, deaths_noticed, ignore_signals, remembered
+from vco.data.processes import LOST, deaths_noticed, forget_death, ignore_signals, remembered
 from vco.errors import ReaderLostError, SingleProcessError, UserError
 from vco.randomness import generator
 
@@ -116,9 +116,15 @@ def read(
         if not str(error).startswith(LOST):
             raise
         raise ReaderLostError(_lost(error, keys, config)) from error.with_traceback(None)
+    except (OSError, EOFError) as error:
+        if not config.workers or str(error).startswith("Caught "):  # an error of the images themselves
+            raise
+        # a reader was killed after it had told of a batch and before it had handed it over
+        forget_death()
+        raise ReaderLostError(_lost(error, keys, config)) from error.with_traceback(None)
 
 
-def _lost(error: RuntimeError, keys: Sequence[Key], config: TrainConfig) -> str:
+def _lost(error: Exception, keys: Sequence[Key], config: TrainConfig) -> str:
     """A sentence about a reader that was killed or hangs, with the images that were wanted of it."""
     numbers = ", ".join(str(index) for index, _ in keys[:NAMED]) + ", ..." * (len(keys) > NAMED)
     after = f"no answer for {PATIENCE * config.timeout:.0f} s, --train.timeout {config.timeout}"
