@@ -61,8 +61,6 @@ def main_run(argv: Sequence[str] | None = None) -> int:
 def _told(work: Callable[[], int], command: str) -> int:
     """Does the work of a command; what the user can put right ends it with a sentence and an exit status."""
     _open_streams()
-    # read when PyTorch is loaded: its threads would else spin while they wait, and stall whatever shares the processor
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         return work()
     except LostProcessError as error:

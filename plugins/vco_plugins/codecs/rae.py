@@ -98,8 +98,14 @@ class RAE(Codec):
         self.moments_shape = shape
 
     def check(self) -> None:
-        self.files.check()
-        self.encoder_files.check()
+        missing: list[str] = []  # of both, so that one attempt tells everything
+        for files in (self.files, self.encoder_files):
+            try:
+                files.check()
+            except UserError as error:
+                missing.append(str(error))
+        if missing:
+            raise UserError("\n".join(missing))
 
     def load(self) -> None:
         folder, place = self.files.fetch(), self.encoder_files.fetch()
