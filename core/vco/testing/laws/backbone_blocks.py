@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from vco.api import Backbone
+from vco.testing.blocks import require_separate_parts
 from vco.testing.law import ViolationError, does_not_apply, law, require
 from vco.testing.laws.backbones import BackboneCase, predicted
 from vco.testing.tensors import clone, leaves
@@ -28,13 +29,9 @@ def blocks_of(component: Backbone) -> Sequence[nn.Module]:
 def blocks_are_run_once(case: BackboneCase) -> None:
     """The blocks that it names are parts of it, none in another, with weights of their own; each is called once."""
     component = case.build()
-    blocks, names = blocks_of(component), {id(module): name for name, module in component.named_modules()}
-    for number, block in enumerate(blocks):
-        require(id(block) in names and block is not component, f"block {number} is no part of the network")
-        others = [other for other in blocks if other is not block]
-        require(len(others) == len(blocks) - 1, f"{names[id(block)]} is named twice")
-        inside = [names[id(other)] for other in others if any(other is part for part in block.modules())]
-        require(not inside, f"{inside[:1]} is a part of the block {names[id(block)]}")
+    blocks = blocks_of(component)
+    names = require_separate_parts(component, blocks, "the network")
+    for block in blocks:
         own = {id(parameter) for parameter in block.parameters()}
         outside = [module for module in component.modules() if all(module is not part for part in block.modules())]
         held = {id(p): n for module in outside for n, p in module.named_parameters(recurse=False)}

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from vco.api import Codec, FeatureSource
+from vco.testing.blocks import require_separate_parts
 from vco.testing.case import FrozenCase
 from vco.testing.law import does_not_apply, law, require
 
@@ -17,15 +18,10 @@ def _names_blocks(component: type[Codec] | type[FeatureSource]) -> bool:
 def blocks_are_its_own(case: FrozenCase) -> None:
     """The blocks that it names are parts of it, none in another, and each is called as a module."""
     component: Any = case.build()
-    blocks, names = list(component.block_modules()), {id(part): name for name, part in component.named_modules()}
+    blocks = list(component.block_modules())
     if not blocks:
         does_not_apply("it names no blocks at these settings")
-    for number, block in enumerate(blocks):
-        require(id(block) in names and block is not component, f"block {number} is no part of it")
-        others = [other for other in blocks if other is not block]
-        require(len(others) == len(blocks) - 1, f"{names[id(block)]} is named twice")
-        inside = [names[id(other)] for other in others if any(other is part for part in block.modules())]
-        require(not inside, f"{inside[:1]} is a part of the block {names[id(block)]}")
+    names = require_separate_parts(component, blocks)
     called: set[int] = set()
 
     def note(module: nn.Module, *about: Any) -> None:
