@@ -130,7 +130,12 @@ def sweep(study: Study, run: Run) -> None:
 
 
 def score(study: Study, run: Run, kind: str, scale: float, steps: int) -> None:
-    """Scores a run at a scale after a number of steps, with every sampling seed."""
+    """Scores a run at a scale after a number of steps, with every sampling seed; what is the same is not done again."""
+    for other in ("unguided", "best", "flops", "time"):
+        same = study.of(run, other)
+        if same and (same["scale"], same["steps"]) == (scale, steps):
+            study.add(run, kind, {key: same[key] for key in ("steps", "scale", "values", "real", "protocol")})
+            return
     path = run.folder / f"study-{kind}.jsonl"
     study.vco(
         run, "eval", str(run.folder), "--step", str(steps), "--scale", f"{scale:g}", "--num", str(run.data.samples),
