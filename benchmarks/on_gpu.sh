@@ -4,7 +4,8 @@
 #   benchmarks/on_gpu.sh [checks|speed|study] [--small]
 #
 # checks  the tests marked gpu; losses on the GPU against the CPU's in fp32 and bf16; waits of the host
-# speed   every benchmark of rows (benchmarks/{loss,data,latents,step,sample,mask}.py); step and sample compiled as well
+# speed   every benchmark of rows (benchmarks/{loss,data,latents,step,sample,mask}.py); step and sample compiled as well;
+#         `vco profile` of a network of B's size, with and without compiling
 # study   the study on clothing32 with wider networks; call it again until it has nothing left to do
 #
 # Without a stage, all of them follow each other. Results are written to $OUT (default: runs/on_gpu) as they come; what is
@@ -28,6 +29,7 @@ done
 mkdir -p "$out/done"
 python=${PYTHON:-python}
 failed=0
+wide="--preset clothing32 --backbone.width 768 --backbone.depth 12 --backbone.heads 12 --train.batch-size 224 --train.samples-per-class 16"
 
 # once NAME COMMAND...: runs a command unless it is done, within what is left of the stage's time
 once() {
@@ -75,7 +77,15 @@ speed() {
         fi
         once "speed-$name" "$python" "benchmarks/$name.py" "${more[@]}"
     done
-    [ -n "$small" ] && return
+    if [ -n "$small" ]; then
+        once speed-profile "$python" -m vco profile --steps 2 --json "$out/profile.json"
+        return
+    fi
+    for name in off blocks; do # the split of a step, and what the missing share of the peak is
+        # shellcheck disable=SC2086
+        once "speed-profile-$name" "$python" -m vco profile $wide --train.compile "$name" --steps 20 \
+            --json "$out/profile-$name.json" --trace "$out/profile-$name.json.gz"
+    done
     for name in step sample; do # the targets are those of compiled blocks, in both variants
         once "speed-$name-compiled" "$python" "benchmarks/$name.py" --compile --json "$out/$name-compiled.json"
     done

@@ -6,8 +6,6 @@ from typing import Any, Final, Literal
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from vco.api import (
     FEATURES,
@@ -27,6 +25,7 @@ from vco.api import (
 from vco.objective import Draw, Objective
 from vco.randomness import RowGenerator, noise
 from vco.step_inputs import Inputs
+from vco.training.operations import operations_counter
 from vco_plugins.adapters.rms import RMS
 from vco_plugins.backbones.jit_dual import JiTDual
 from vco_plugins.codecs.pixels import Pixels
@@ -140,8 +139,8 @@ def batch(objective: Objective, sizes: Sizes, device: str) -> tuple[Inputs, Draw
 
 
 def flops(work: Callable[[], Any]) -> float:
-    """Floating-point operations of some work; attention is computed in parts, which every counter knows."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    """Floating-point operations of some work, counted as `cost.json` counts them."""
+    with operations_counter() as counter:
         work()
     return float(counter.get_total_flops())
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from vco.api import IMAGE, CodecSetting, Condition, Denoised, FeatureSource, Step, StreamSpec, Tap
+from vco.api import IMAGE, CodecSetting, Condition, Denoised, FeatureSource, Step, StreamSpec, Tap, Views
 from vco.randomness import RowGenerator
 from vco_plugins.codecs.pixels import Pixels
 
@@ -32,7 +32,7 @@ def make_step(
         "noisy": {IMAGE: images},
         "target": {IMAGE: images},
         "specs": {IMAGE: spec},
-        "sources": sources,
+        "views": Views(sources, images),
         "codec": Pixels(Pixels.Config(), CodecSetting(image_shape=(images.shape[1], images.shape[2], images.shape[3]))),
         "network": never_asked,
         "quiet": never_asked,

@@ -18,7 +18,7 @@ from vco.api import (
     Codec,
     Condition,
     Denoised,
-    Features,
+    EncoderPrecision,
     FeatureSource,
     Guidance,
     Loss,
@@ -27,8 +27,8 @@ from vco.api import (
     Streams,
     StreamSpec,
     Times,
+    Views,
 )
-from vco.encoded import Encoded
 from vco.errors import UserError
 from vco.hiding import emptied, shown_to_network
 from vco.kinds import KINDS
@@ -73,6 +73,7 @@ class Objective(nn.Module):
         sources: Mapping[str, FeatureSource],
         specs: Mapping[str, StreamSpec],
         stream_weights: Mapping[str, float],
+        encoder_precision: EncoderPrecision = "auto",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -82,6 +83,7 @@ class Objective(nn.Module):
         self.process = process
         self.specs = dict(specs)
         self.stream_weights = dict(stream_weights)
+        self.encoder_precision: EncoderPrecision = encoder_precision
         self.taps = tuple(sorted({tap for loss in losses.values() for tap in loss.taps}))
         # what takes part and is not trained; in a dict, so that nn.Module does not adopt it
         self.beside: dict[str, Any] = {"codec": codec, "sources": dict(sources)}
@@ -139,9 +141,9 @@ class Objective(nn.Module):
         losses: dict[str, Tensor] = {}
         total = inputs.images.new_zeros(())
 
-        memory: dict[tuple[str, str], Features] = {}
+        views = Views(self.sources, inputs.images, self.encoder_precision)
         if len(self.specs) > 1:
-            adapted = self.adapter(Encoded(self.sources, inputs.images, memory))
+            adapted = self.adapter(views)
             clean |= adapted.value
             target |= adapted.target
             losses |= {f"adapter.{name}": value for name, value in adapted.losses.items()}
@@ -169,7 +171,7 @@ class Objective(nn.Module):
             noisy=noisy,
             target=target,
             specs=self.specs,
-            sources=self.sources,
+            views=views,
             codec=self.codec,
             network=self.network,
             quiet=self.quiet,
@@ -181,7 +183,6 @@ class Objective(nn.Module):
             },
             split_groups=self.beside.get("split_groups", False),
             teacher=self.beside.get("teacher"),
-            memory=memory,
         )
         factors = {name: loss.config.factor(number) for name, loss in self.losses.items()}
         active = {name: loss for name, loss in self.losses.items() if factors[name] is not None}

@@ -218,6 +218,7 @@ def _networks(
         sources=sources if read else {},
         specs=specs,
         stream_weights=config.train.stream_weights,
+        encoder_precision=config.train.encoder_precision,
     )
     return objective, solver
 

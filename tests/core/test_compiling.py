@@ -6,6 +6,7 @@ from typing import Any
 
 import jaxtyping
 import pytest
+import several_runs
 import tiny
 import torch
 from torch import Tensor
@@ -260,6 +261,25 @@ def test_kernels_give_what_pytorch_gives(tmp_path: Path, monkeypatch: pytest.Mon
     for steps in ("3", str(tiny.STEPS)):
         assert main_run(tiny.argv(parts, *options, *COMPILED, "--train.steps", steps)) == 0
     tiny.assert_same(tiny.tensors(whole), tiny.tensors(parts))
+
+
+@pytest.mark.slow  # two processes compile
+def test_two_processes_with_compiled_blocks_train_as_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the weights (DDP), weights that are shared out (FSDP), and blocks that are recomputed besides."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    kinds = {"ddp": (), "fsdp": ("--train.sharding", "fsdp", "--train.checkpoint-blocks", "true")}
+    runs = [tiny.argv(tmp_path / name, *PIXELS, *COMPILED, *more) for name, more in kinds.items()]
+    for status, said in several_runs.launched(runs, tmp_path):
+        assert status == 0, said
+    assert list((tmp_path / "kernels").rglob("*.cpp"))
+    assert main_run(tiny.argv(tmp_path / "one", *PIXELS)) == 0
+    expected = tiny.metrics(tmp_path / "one")
+    for name in kinds:
+        found = tiny.metrics(tmp_path / name)
+        for key in ("loss", "image", "features"):
+            assert [line[key] for line in found] == pytest.approx([line[key] for line in expected], rel=RELATIVE), name
 
 
 def test_without_a_compiler_a_run_says_what_is_missing(

@@ -75,6 +75,8 @@ from vco.api.streams import IMAGE as IMAGE
 from vco.api.streams import Streams as Streams
 from vco.api.streams import StreamSpec as StreamSpec
 from vco.api.streams import Times as Times
+from vco.api.views import EncoderPrecision as EncoderPrecision
+from vco.api.views import Views as Views
 from vco.collectives import gather_rows as gather_rows
 from vco.collectives import sum_over_processes as sum_over_processes
 from vco.errors import UserError as UserError

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import attrs
-import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from vco.api.codec import Codec
 from vco.api.condition import Condition
 from vco.api.features import Features, FeatureSource
 from vco.api.streams import IMAGE, Streams, StreamSpec, Times
+from vco.api.views import Views
 from vco.collectives import gather_rows, own_rows
 from vco.errors import UserError
 from vco.randomness import RowGenerator
@@ -51,8 +51,8 @@ class Step:
     """What predictions of the clean streams are regressed to."""
     specs: Mapping[str, StreamSpec]
     """Every stream of the run."""
-    sources: Mapping[str, FeatureSource]
-    """The frozen encoders by name, in the order of --features."""
+    views: Views
+    """What the frozen encoders say of the images; `features`, `real` and `generated` ask it."""
     codec: Codec
     network: Network
     """The network that is trained, in training mode and with gradient, inside the data-parallel forward pass."""
@@ -80,7 +80,6 @@ class Step:
     _reads_features: bool = attrs.field(default=True, alias="reads_features")
     _teacher: Network | None = attrs.field(default=None, alias="teacher")
     _denoised: Denoised | None = attrs.field(default=None, alias="denoised")
-    _memory: dict[tuple[str, str], Features] = attrs.field(factory=dict[tuple[str, str], Features], alias="memory")
 
     @property
     def denoised(self) -> Denoised:
@@ -99,36 +98,27 @@ class Step:
         """The predicted clean images, decoded from the image stream; gradients pass."""
         return self.codec.decode(self.denoised.clean[IMAGE])
 
+    @property
+    def sources(self) -> Mapping[str, FeatureSource]:
+        """The frozen encoders by name, in the order of --features."""
+        return self.views.sources
+
     def features(self, name: str = "") -> Features:
         """The feature stream's view of the clean images by one encoder (the first by default), without gradient."""
-        source, name = self._source(name)
-        if ("features", name) not in self._memory:
-            with torch.no_grad():
-                self._memory["features", name] = source(self.images)
-        return self._memory["features", name]
+        return self.views[self._encoder(name)]
 
     def real(self, name: str = "") -> Features:
-        """The perceptual view of the clean images, without gradient; the stream's view may have brought it along."""
-        source, name = self._source(name)
-        if type(source).perceive is FeatureSource.perceive:  # it has one view
-            return self.features(name)
-        if ("real", name) not in self._memory:
-            seen = self._memory.get(("features", name))
-            with torch.no_grad():
-                found = seen.perceived if seen is not None else None
-                self._memory["real", name] = source.perceive(self.images) if found is None else found
-        return self._memory["real", name]
+        """The perceptual view of the clean images, without gradient."""
+        return self.views.real(self._encoder(name))
 
     def generated(self, name: str = "") -> Features:
         """The perceptual view of the predicted images; gradients reach the prediction through encoder and codec."""
-        source, name = self._source(name)
-        if not source.differentiable:
+        name = self._encoder(name)
+        if not self.sources[name].differentiable:
             raise UserError(
                 f"a loss needs gradients through the encoder {name}, which it does not pass: choose other --features"
             )
-        if ("generated", name) not in self._memory:
-            self._memory["generated", name] = source.perceive(self.predicted)
-        return self._memory["generated", name]
+        return self.views.generated(name, self.predicted)
 
     def with_mates(self, rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
         """Rows of all samples that may be in the class groups of this process's samples; gradients pass.
@@ -172,11 +162,10 @@ class Step:
             self, generator=self._rows.of(f"{name}/{stage}"), reader=name, reads_features=reads_features
         )
 
-    def _source(self, name: str) -> tuple[FeatureSource, str]:
+    def _encoder(self, name: str) -> str:
         if not self._reads_features:
             raise UserError(
                 f"loss {self._reader} reads encoder features and does not declare needs_features = True: its author "
                 "has to add that"
             )
-        name = name or next(iter(self.sources))
-        return self.sources[name], name
+        return name or next(iter(self.sources))

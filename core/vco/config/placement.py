@@ -19,8 +19,8 @@ LONGEST: Final = 60
 MAY_CHANGE: Final = (
     "api", "output_dir", "start_from", "log_with", "mixed_precision", "sample.", "eval.", "metric", "solver.",
     "train.steps", "train.on_nan", "train.accumulation", "train.checkpoint_blocks", "train.checkpoint_every",
-    "train.compile", "train.keep_checkpoints", "train.latents", "train.log_every", "train.sample_every",
-    "train.sharding", "train.timeout", "train.workers",
+    "train.compile", "train.encoder_precision", "train.keep_checkpoints", "train.latents", "train.log_every",
+    "train.sample_every", "train.sharding", "train.timeout", "train.workers",
 )  # fmt: skip
 """Settings that may change when a run goes on: they change nothing that was computed, or only how it is rounded."""
 

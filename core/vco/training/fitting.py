@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vco import __version__
-from vco.api import Features, ImageSet
+from vco.api import Features, ImageSet, Views
 from vco.config.plain import locations, to_plain
 from vco.config.settings import Part
 from vco.content import of_images, of_weights
@@ -70,7 +70,7 @@ def fit_adapter(run: Run, images: ImageSet, device: torch.device, main: bool) ->
         reader = read(images, batches, train)
         for batch in tqdm(reader, "fitting the adapter", len(batches), disable=None if main else True, leave=False):
             pixels = to_float(batch.images.to(device))
-            yield codec.encode(pixels, None), {key: source(pixels) for key, source in sources.items()}
+            yield codec.encode(pixels, None), Views(sources, pixels, train.encoder_precision)
 
     adapter.fit(encoded())
     fitted = {key: x.cpu() for key, x in adapter.state_dict().items() if not torch.equal(x, before[key])}
@@ -118,7 +118,7 @@ def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:
     config, frozen = run.config, [*run.objective.sources.values(), run.objective.codec]
     parts = [part for part in config.parts if part.section in ("features", "data", "adapter", "codec")]
     plain = {part.path: [part.name, _settings(part)] for part in parts}
-    code = [__version__, inspect.getsource(type(run.objective.adapter))]
+    code = [__version__, config.train.encoder_precision, inspect.getsource(type(run.objective.adapter))]
     digest = hashlib.sha256(json.dumps([plain, code, len(images), chosen]).encode())
     for content in [*(of_weights(part) for part in frozen), of_images(images)]:
         digest.update(content.encode())

@@ -35,7 +35,7 @@ def descent_does_not_lead_away(case: LossCase) -> None:
         for name in case.specs if case.subject.component.needs_features else ():
             real = step.real(name)
             off = Features(tokens=shifted(real.tokens), grid=real.grid, pooled=shifted(real.pooled))
-            step._memory["generated", name] = off  # pyright: ignore[reportPrivateUsage]
+            step.views.memory["generated", name] = off
         total = torch.stack([term.mean() for term in case.terms(component, step).values()]).sum()
         if case.asked:
             does_not_apply("it asks a network")

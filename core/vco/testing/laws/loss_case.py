@@ -24,6 +24,7 @@ from vco.api import (
     StreamSpec,
     Tap,
     UserError,
+    Views,
 )
 from vco.objective import complete
 from vco.randomness import RowGenerator
@@ -200,7 +201,8 @@ class LossCase(TrainedCase):
         self.asked.clear()
         slots: Any = range(len(images)) if images.is_meta else inputs["slots"].tolist()
         generator = RowGeneratorWithoutValues if images.is_meta else RowGenerator
-        memory = {
+        views = Views(self._sources(images.device), images)
+        views.memory |= {
             (view, name): Features(grid=self.specs[name].grid, **parts)
             for view in ("features", "real")
             for name, parts in inputs[view].items()
@@ -219,7 +221,7 @@ class LossCase(TrainedCase):
             },
             target=inputs["target"],
             specs=self.streams,
-            sources=self._sources(images.device),
+            views=views,
             codec=self.codec,
             network=self.network(inputs, "network", gradient=True),
             quiet=self.network(inputs, "quiet"),
@@ -227,7 +229,6 @@ class LossCase(TrainedCase):
             teacher=self.network(inputs, "teacher") if declared.needs_teacher else None,
             denoising_weights=inputs["weights"],
             split_groups=self.split,
-            memory=memory,
         )
         try:
             return original(component).prepare(step.of_loss("tested", "prepare", reads_features=True))

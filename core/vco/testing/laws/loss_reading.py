@@ -89,7 +89,7 @@ def reads_the_encoder_that_is_named(case: LossCase) -> None:
         for name in case.specs:
             step = other.step(component, inputs)
             for view in ("features", "real", "generated"):
-                step._memory[view, name] = _moved(getattr(step, view)(name))  # pyright: ignore[reportPrivateUsage]
+                step.views.memory[view, name] = _moved(getattr(step, view)(name))
             after = case.terms(component, step)
             if any(distance(before[term], after[term]) > 1e-6 for term in before):
                 read.append(name)
@@ -144,7 +144,7 @@ def is_computed_in_float32(case: LossCase) -> None:
         step = asked.step(component, coarse if halved else fine)
         for name, features in generated.items():
             seen = features if halved else cast(features, torch.float32)
-            step._memory["generated", name] = seen  # pyright: ignore[reportPrivateUsage]
+            step.views.memory["generated", name] = seen
         return asked.terms(component, step)
 
     expected = terms(halved=False)
