@@ -6,11 +6,12 @@
 # checks  the tests marked gpu; losses on the GPU against the CPU's in fp32 and bf16; waits of the host
 # speed   every benchmark of rows (benchmarks/{loss,data,latents,step,sample,mask}.py); step and sample compiled as well;
 #         `vco profile` of a network of B's size, with and without compiling
-# study   the study on clothing32 with wider networks; call it again until it has nothing left to do
+# study   the study on clothing32 with wider networks and, where $IMAGES names a folder of images with classes, such as
+#         50 classes of Tiny ImageNet, on these at 64 pixels; call it again until it has nothing left to do
 #
 # Without a stage, all of them follow each other. Results are written to $OUT (default: runs/on_gpu) as they come; what is
 # done leaves a file in $OUT/done and is not done again. --small rehearses everything on a CPU with tiny sizes.
-# $SECONDS_PER_STAGE (default: 470) and $JOBS (runs of the study at a time, default: 4) may be set.
+# $SECONDS_PER_STAGE (default: 470), $JOBS (runs of the study at a time, default: 4) and $IMAGES may be set.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=${OUT:-runs/on_gpu}
@@ -100,11 +101,13 @@ study() {
         return
     fi
     # it stops by itself, with its runs saved; it is done when it has nothing left to do
-    "$python" benchmarks/study.py --budget "${left}s" --datasets clothing32-wide --jobs "$jobs" \
+    local sets=(clothing32-wide) more=()
+    [ -n "${IMAGES:-}" ] && sets+=(images64) more=(--images "$IMAGES")
+    "$python" benchmarks/study.py --budget "${left}s" --datasets "${sets[@]}" "${more[@]}" --jobs "$jobs" \
         --work "$out/study" --results "$out/study.jsonl" >>"$out/study.log" 2>&1 || failed=1
     tail -n 3 "$out/study.log"
-    "$python" benchmarks/study.py --report --datasets clothing32-wide --work "$out/study" --results "$out/study.jsonl" \
-        --page "$out/study.md" || failed=1
+    "$python" benchmarks/study.py --report --datasets "${sets[@]}" "${more[@]}" --work "$out/study" \
+        --results "$out/study.jsonl" --page "$out/study.md" || failed=1
 }
 
 for stage in "${stages[@]}"; do

@@ -1,6 +1,7 @@
 """Trains and measures the methods of study.yaml as a study that can be stopped and continued on any machine.
 
     python benchmarks/study.py --budget 60m [--datasets clothing32] [--methods JiT REPA] [--jobs 2]
+    python benchmarks/study.py --datasets images64 --images FOLDER
     python benchmarks/study.py --report
 
 Every method is trained with `vco-run` under the same settings and seeds. `vco eval sweep` finds its own best guidance
@@ -211,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=seconds, default=None, help="time after which it stops, as in 60m; else all")
     parser.add_argument("--datasets", nargs="+", choices=list(known), default=["digits", "clothing32"], metavar="NAME")
+    parser.add_argument("--images", default="", metavar="FOLDER", help="images with classes, for the data set images64")
     parser.add_argument("--methods", nargs="+", choices=list(methods), default=list(methods), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=2, help="training seeds [2]")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each [1]")
@@ -220,7 +222,9 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="start nothing: write the page from what was found")
     parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "study.md", help="page of --report")
     args = parser.parse_args()
-    chosen = datasets(args.datasets, small=args.small)
+    if "images64" in args.datasets and not (args.images and Path(args.images).is_dir()):
+        parser.error("the data set images64 is a folder of images with classes: name it with --images FOLDER")
+    chosen = datasets(args.datasets, small=args.small, images=args.images)
     todo = list(runs(chosen, args.methods, args.seeds, args.work))
     args.work.mkdir(parents=True, exist_ok=True)
     results = args.results or (args.work / "results.jsonl" if args.small else HERE / "study.jsonl")
@@ -230,9 +234,9 @@ def main() -> None:
         return
     try:
         for run in {run.data.name: run for run in todo}.values():
-            if not (run.judge / "training.json").exists():
-                arguments = ["train-encoder", *run.data.judge.split(), "--output", str(run.judge)]
-                study.command([sys.executable, "-c", VCO, *arguments], Path(f"{run.judge}.log"))
+            for folder, options in run.networks.items():
+                if not (folder / "training.json").exists():
+                    study.command([sys.executable, "-c", VCO, "train-encoder", *options], Path(f"{folder}.log"))
         for _ in range(2):  # the second pass does what had to wait for plain JiT
             with ThreadPoolExecutor(args.jobs) as pool:
                 jobs = [pool.submit(work_on, study, run, tqdm.write) for run in todo]

@@ -32,6 +32,11 @@ class Dataset:
     samples: int
     sweep_samples: int
     scales: Sequence[float]
+    encoder: str = ""
+    """How the encoder that methods align to is trained; empty where it ships."""
+    second_judge: str = ""
+    images: str = ""
+    """The folder of images, where they do not ship."""
     more: str = ""
     """Options that --small adds to every training."""
 
@@ -57,6 +62,7 @@ class Run:
         """A hash of all settings but the seed: results of other settings are other results."""
         data = self.data
         depends = [data.common, data.more, data.judge, data.spaces, data.steps, data.samples, self.options]
+        depends += [options for options in (data.encoder, data.second_judge) if options]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:8]
 
     @property
@@ -66,20 +72,40 @@ class Run:
         fixed = ["--metric", "none", "--guidance.scale", "1", "--eval.labels", "data", "--seed", str(self.seed)]
         fixed += ["--train.steps", str(data.steps), "--train.checkpoint-every", str(data.point)]
         fixed += ["--train.keep-checkpoints", str(data.steps // data.point + 1), "--output-dir", str(self.folder)]
-        return [*data.common.split(), *self.options.split(), *data.more.split(), *fixed]
+        chosen = self._filled(data.common) + self._filled(self.options)
+        if data.encoder:  # the control has the initial weights of the same network
+            chosen = [f"random:{self._network(data.encoder)}" if word == "random" else word for word in chosen]
+        return [*chosen, *data.more.split(), *fixed]
 
     @property
-    def judge(self) -> Path:
-        """The folder of the network that the study scores with beside the shipped one."""
-        name = hashlib.sha256(self.data.judge.encode()).hexdigest()[:8]
-        return self.work / self.data.name / f"judge-{name}"
+    def networks(self) -> Mapping[Path, list[str]]:
+        """Folder -> options of `vco train-encoder`, of every network that the study has to train first."""
+        data = self.data
+        return {
+            self._network(options): [*self._filled(options), "--output", str(self._network(options))]
+            for options in (data.encoder, data.judge, data.second_judge)
+            if options
+        }
 
     @property
     def metrics(self) -> list[str]:
-        """Options that name both feature spaces, neither of which the run is aligned to."""
-        named = ",".join(f"fd={space}" for space in self.data.spaces)
-        judge = ["--metric.fd.timm.weights", str(self.judge)] if "timm" in self.data.spaces else []
-        return ["--metric", named, *judge, "--labels", "data"]
+        """Options that name the feature spaces, neither of which the run is aligned to."""
+        data = self.data
+        chosen = ["--metric", ",".join(f"fd={space}" for space in data.spaces), "--labels", "data"]
+        for space, options in (("timm", data.judge), ("timm:second", data.second_judge)):
+            if space in data.spaces:
+                chosen += [f"--metric.fd.{space}.weights", str(self._network(options))]
+        return chosen
+
+    def _network(self, options: str) -> Path:
+        """The folder of a network that is trained with these options."""
+        kind = "encoder" if options == self.data.encoder else "judge"
+        return self.work / self.data.name / f"{kind}-{hashlib.sha256(options.encode()).hexdigest()[:8]}"
+
+    def _filled(self, options: str) -> list[str]:
+        """Options with the places that are known by now."""
+        places = {"{images}": self.data.images, "{encoder}": str(self._network(self.data.encoder))}
+        return [places.get(word, word) for word in options.split()]
 
 
 def read_config() -> tuple[Mapping[str, Any], Mapping[str, str]]:
@@ -88,16 +114,23 @@ def read_config() -> tuple[Mapping[str, Any], Mapping[str, str]]:
     return plain["datasets"], {name: " ".join(options.split()) for name, options in plain["methods"].items()}
 
 
-def datasets(names: Sequence[str], *, small: bool) -> list[Dataset]:
-    """The data sets of these names; with tiny networks and a few steps, if it is a rehearsal."""
+def datasets(names: Sequence[str], *, small: bool, images: str = "") -> list[Dataset]:
+    """The data sets of these names; with tiny networks and a few steps, if it is a rehearsal.
+
+    Args:
+        names: keys of study.yaml.
+        small: whether it is a rehearsal.
+        images: the folder of images, for a data set that does not ship.
+    """
     found: list[Dataset] = []
     for name in names:
         plain = dict(read_config()[0][name])
         options, tiny = "", plain.pop("small")
         if small:
-            plain |= {**SMALL, "judge": f"{plain['judge']} --epochs 1", "scales": plain["scales"][:2]}
+            plain |= {**SMALL, "scales": plain["scales"][:2]}
+            plain |= {key: f"{plain[key]} --epochs 1" for key in ("judge", "second_judge", "encoder") if key in plain}
             options = f"{tiny} --train.fit-samples 60 --train.log-every 2 --sample.steps 1 --mixed-precision fp32"
-        found.append(Dataset(name=name, more=options, **plain))
+        found.append(Dataset(name=name, more=options, images=images, **plain))
     return found
 
 

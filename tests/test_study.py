@@ -6,12 +6,16 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from vco.cli import main_vco
 from vco.config.command_line import parse
 from vco.config.resolve import resolve
 from vco.plugins.discovery import load_catalog
@@ -41,6 +45,28 @@ def study(modules: list[ModuleType]) -> ModuleType:
     return modules[1]
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images with as many classes as a batch of the study has."""
+    folder = tmp_path_factory.mktemp("images")
+    draws = np.random.default_rng(0)
+    for name, count in product(range(16), range(3)):
+        (folder / str(name)).mkdir(exist_ok=True)
+        Image.fromarray(draws.integers(0, 255, (64, 64, 3), np.uint8)).save(folder / str(name) / f"{count}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(images: Path, modules: list[ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of work with the encoder that methods align to on these images, trained for an epoch."""
+    work = tmp_path_factory.mktemp("work")
+    plan = modules[0]
+    run = plan.run_of(plan.datasets(["images64"], small=False, images=str(images))[0], "JiT", 0, work)
+    options = next(options for folder, options in run.networks.items() if "encoder-" in folder.name)
+    assert main_vco(["train-encoder", *options, "--epochs", "1"]) == 0
+    return work
+
+
 def names(config: str) -> list[str]:
     import yaml
 
@@ -49,25 +75,52 @@ def names(config: str) -> list[str]:
 
 @pytest.mark.parametrize("data", names("datasets"))
 @pytest.mark.parametrize("method", names("methods"))
-def test_every_method_fits_together_on_every_data_set(data: str, method: str, plan: ModuleType, tmp_path: Path) -> None:
-    run = plan.run_of(plan.datasets([data], small=False)[0], method, 0, tmp_path)
+def test_every_method_fits_together_on_every_data_set(
+    data: str, method: str, plan: ModuleType, images: Path, encoded: Path
+) -> None:
+    run = plan.run_of(plan.datasets([data], small=False, images=str(images))[0], method, 0, encoded)
     invocation = resolve(parse(run.training), load_catalog())
     assembled = assemble(invocation.config, invocation.catalog, device="meta")
     aligned = {*assembled.facts.features, *invocation.config.all_of("features")}
-    assert not aligned & set(run.data.spaces)  # no space in which it is scored is one that it is aligned to
+    if run.data.encoder:  # all three are trained here, and are three networks
+        assert len(run.networks) == len(run.data.spaces) + 1
+    else:
+        assert not aligned & set(run.data.spaces)  # no space in which it is scored is one that it is aligned to
     assert ("random" in method) == any(spec.remark for spec in assembled.facts.features.values())
     assert run.data.steps % run.data.point == 0
 
 
 @pytest.mark.parametrize("data", names("datasets"))
-def test_the_wide_jit_is_as_large_as_v_co(data: str, plan: ModuleType, tmp_path: Path) -> None:
+def test_the_wide_jit_is_as_large_as_v_co(data: str, plan: ModuleType, images: Path, encoded: Path) -> None:
     sizes: list[int] = []
     for method in ("JiT, as large as V-Co", "+ RMS, V-Co"):
-        run = plan.run_of(plan.datasets([data], small=False)[0], method, 0, tmp_path)
+        run = plan.run_of(plan.datasets([data], small=False, images=str(images))[0], method, 0, encoded)
         invocation = resolve(parse(run.training), load_catalog())
         backbone = assemble(invocation.config, invocation.catalog, device="meta").objective.backbone
         sizes.append(sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad))
     assert sizes[0] / sizes[1] == pytest.approx(1.0, abs=0.13)  # widths come in steps
+
+
+def test_a_control_has_the_initial_weights_of_the_encoder_that_was_trained(plan: ModuleType, tmp_path: Path) -> None:
+    (data,) = plan.datasets(["images64"], small=False, images="FOLDER")
+    taught, control = (plan.run_of(data, method, 0, tmp_path) for method in ("REPA", "REPA, random encoder"))
+    encoder = next(iter(taught.networks))
+    assert encoder.name.startswith("encoder-")
+    assert str(encoder) in taught.training
+    assert f"random:{encoder}" in control.training
+    assert "FOLDER" in taught.training
+    assert not [word for word in (*control.training, *control.metrics) if "{" in word]
+
+
+def test_without_its_images_a_data_set_is_refused_in_one_sentence(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "--datasets", "images64"])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert capsys.readouterr().err.endswith(
+        "the data set images64 is a folder of images with classes: name it with --images FOLDER\n"
+    )
 
 
 def test_other_settings_are_another_result(plan: ModuleType, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _look(images: "ImageSet", split: str, threads: int) -> Iterator[_Seen]:
         return _Seen(digest=digest, flat=bool((image == image.flatten()[0]).all()), size=_size(images.file(index)))
 
     results = in_threads(look, range(len(images)), threads)
-    yield from tqdm(results, f"reading {split}", len(images), unit="image", leave=False)
+    yield from tqdm(results, f"reading {split}", len(images), unit="image", leave=False, disable=None)
 
 
 def _size(file: tuple[str, bytes] | None) -> tuple[int, int] | None:

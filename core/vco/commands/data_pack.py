@@ -73,7 +73,7 @@ def _pack(packing: "Packing", split: str, images: "ImageSet", args: argparse.Nam
         channels, height, width = data.image_shape
         _require_space(packing.aside, (len(images) - done) * packed_size(channels * height * width + 128))
     records = in_threads(partial(_record, images, args.original), order[done:], args.threads)
-    bar = tqdm(records, f"packing {split}", len(images), initial=done, unit="image", leave=False)
+    bar = tqdm(records, f"packing {split}", len(images), initial=done, unit="image", leave=False, disable=None)
     packing.write(split, iter(bar), args.shard_size * MB, done)
 
 

@@ -111,7 +111,9 @@ def fingerprint(path: Path) -> dict[str, Any]:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file; what takes long shows its progress."""
     digest = hashlib.sha256()
-    bar = tqdm(total=path.stat().st_size, desc="hashing", unit="B", unit_scale=True, delay=1.0, leave=False)
+    bar = tqdm(
+        total=path.stat().st_size, desc="hashing", unit="B", unit_scale=True, delay=1.0, leave=False, disable=None
+    )
     with path.open("rb") as file, bar:
         while chunk := file.read(PIECE):
             digest.update(chunk)
