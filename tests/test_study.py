@@ -88,6 +88,8 @@ def test_every_method_fits_together_on_every_data_set(
         assert not aligned & set(run.data.spaces)  # no space in which it is scored is one that it is aligned to
     assert ("random" in method) == any(spec.remark for spec in assembled.facts.features.values())
     assert run.data.steps % run.data.point == 0
+    # the average that is scored forgets initial weights in the time of training
+    assert invocation.config.train.ema_decays[0] ** run.data.steps < 0.01
 
 
 @pytest.mark.parametrize("data", names("datasets"))
