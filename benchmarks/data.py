@@ -5,7 +5,7 @@ folder, as a zip file, as shards of the files and as decoded shards, and read by
 times in turn, so that a busy machine slows all ways alike. Files are in the system's cache: this is the work of the
 processor, not that of the disk.
 
-    python benchmarks/data.py [--images 400] [--size 256] [--rounds 5] > rates.md
+    python benchmarks/data.py [--images 400] [--size 256] [--rounds 5] [--json FILE] > rates.md
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 import torch
 from PIL import Image
+from turns import Row, write_json
 
 from vco.api import Data, DataSetting, ImageSet
 from vco.cli import main_vco
@@ -72,15 +73,15 @@ def ways(root: Path, size: int) -> dict[str, Data]:
     }
 
 
-def rate(images: ImageSet, round_: int) -> float:
-    """Images per second, in random order and augmented, at least half a second long."""
+def seconds_each(images: ImageSet, round_: int) -> float:
+    """Seconds that an image takes in random order and augmented; measured for at least half a second."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(round_)).tolist()
     done, began = 0, time.process_time()
     while (passed := time.process_time() - began) < 0.5:
         for index in order[:50]:
             images.image(index, generator(0, "augment", round_, index))
         done += len(order[:50])
-    return done / passed
+    return passed / done
 
 
 def bytes_each(root: Path, count: int) -> dict[str, float]:
@@ -96,7 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least 2")
+    parser.add_argument("--json", type=Path, help="file for the rows, with commit and hardware")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,16 +106,18 @@ def main() -> None:
         make_folder(root / "folder", args.images)
         sets = {way: data.train() for way, data in ways(root, args.size).items()}
         sizes = bytes_each(root, args.images)
-        rates: dict[str, list[float]] = {way: [] for way in sets}
+        times: dict[str, list[float]] = {way: [] for way in sets}
         for round_ in range(args.rounds):
             for way, images in sets.items():
-                rates[way].append(rate(images, round_))
-    first = next(iter(rates))
+                times[way].append(seconds_each(images, round_))
+    first = next(iter(times))
+    rows = [Row(title=way, ours=found, theirs=times[first]) for way, found in times.items()]
     print("| stored as | images per second and core | beside a JPEG folder | kB per image |")
     print("|---|---|---|---|")
-    for way, found in rates.items():
-        ratio = median(ours / theirs for ours, theirs in zip(found, rates[first], strict=True))
-        print(f"| {way} | {median(found):,.0f} | {ratio:.1f} x | {sizes[way] / 1e3:,.0f} |")
+    for row in rows:
+        rate = 1 / median(row.ours)
+        print(f"| {row.title} | {rate:,.0f} | {median(row.ratios):.1f} x | {sizes[row.title] / 1e3:,.0f} |")
+    write_json(args.json, rows, other=first, bytes_each=sizes)
 
 
 if __name__ == "__main__":

@@ -66,13 +66,11 @@ checks() {
 speed() {
     local name more
     for name in loss data latents step sample mask; do
-        [ -e "benchmarks/$name.py" ] || continue
-        more=()
-        if "$python" "benchmarks/$name.py" --help | grep -q -- --json; then more=(--json "$out/$name.json"); fi
+        more=(--json "$out/$name.json")
         if [ -n "$small" ]; then
             case $name in
                 loss) more+=(--turns 2) ;;
-                data) more+=(--images 20 --size 32 --rounds 1) ;;
+                data) more+=(--images 20 --size 32 --rounds 2) ;;
                 *) more+=(--small) ;;
             esac
         fi
