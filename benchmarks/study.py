@@ -16,6 +16,7 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -32,6 +33,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 VCO = "import sys; from vco.cli import main_vco; sys.exit(main_vco(sys.argv[1:]))"
 LONGEST_SAVE = 60.0
+PACES = 3
+"""How often the step of a method and that of plain JiT are timed in turn."""
 
 
 class OutOfTimeError(Exception):
@@ -96,7 +99,7 @@ class Study:
 
 
 def train(study: Study, run: Run) -> None:
-    """Trains a run, and measures what a step costs."""
+    """Trains a run, and counts what a step costs."""
     study.command([sys.executable, "-m", "vco.cli", *run.training], Path(f"{run.folder}.log"))
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     cost = json.loads((run.folder / "cost.json").read_text())
@@ -105,13 +108,25 @@ def train(study: Study, run: Run) -> None:
         "train",
         {
             "steps": run.data.steps,
-            # the least, because other work on the machine only adds to it
-            "seconds_per_step": min(line["seconds.step"] for line in lines if "seconds.step" in line),
             "flops_per_image": cost["training_flops_per_image"],
             "parameters": cost["parameters"],
             "loss": [[line["step"], line["image"]] for line in lines],
         },
     )
+
+
+def pace(study: Study, run: Run, reference: Run) -> None:
+    """Measures how long a step takes beside one of plain JiT, in turns, so that a busy machine slows both alike."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(PACES):
+        for one in (run, reference):
+            path = one.folder / "study-pace.json"
+            study.vco(run, "profile", str(one.folder), "--steps", "10", "--json", str(path))
+            found = json.loads(path.read_text())
+            waits = found["host_waits"] if found["device"] == "cpu" else 0.0  # for the processor, which others use too
+            seconds.setdefault(one.method, []).append(found["seconds"] - waits)
+    ratios = [mine / base for mine, base in zip(seconds[run.method], seconds[reference.method], strict=True)]
+    study.add(run, "pace", {"over_reference": statistics.median(ratios), "turns": ratios, "seconds": seconds})
 
 
 def sweep(study: Study, run: Run) -> None:
@@ -138,6 +153,7 @@ def score(study: Study, run: Run, kind: str, scale: float, steps: int) -> None:
             study.add(run, kind, {key: same[key] for key in ("steps", "scale", "values", "real", "protocol")})
             return
     path = run.folder / f"study-{kind}.jsonl"
+    path.unlink(missing_ok=True)  # of a scoring that was stopped
     study.vco(
         run, "eval", str(run.folder), "--step", str(steps), "--scale", f"{scale:g}", "--num", str(run.data.samples),
         "--seeds", ",".join(map(str, SAMPLING_SEEDS)), "--evals", str(path), *run.metrics,
@@ -168,21 +184,28 @@ def neighbours(study: Study, run: Run, scale: float) -> None:
 
 def pieces(study: Study, run: Run) -> Sequence[tuple[str, Callable[[], None]]]:
     """What is to be done for a run, in order; what needs results that are not there yet is left for the next pass."""
-    first = run_of(run.data, run.method, 0, run.work)  # its best scale counts for all seeds
-    reference = run_of(run.data, REFERENCE, run.seed, run.work)  # its cost is the budget
+    first = run_of(run.data, run.method, 0, run.work)  # its best scale and its pace count for all seeds
+    reference = run_of(run.data, REFERENCE, 0, run.work)  # its cost is the budget
     todo: list[tuple[str, Callable[[], None]]] = [("train", lambda: train(study, run))]
+    budget = study.of(reference, "train")
+    if run == first and budget and reference.folder.exists():
+        todo.append(("pace", lambda: pace(study, run, reference)))
     todo += [("sweep", lambda: sweep(study, run))] if run == first else []
     todo.append(("unguided", lambda: score(study, run, "unguided", 1.0, run.data.steps)))
     if (found := study.of(first, "sweep")) is None:
         return todo
     scale = found["scale"]
     todo.append(("best", lambda: score(study, run, "best", scale, run.data.steps)))
-    mine, budget = study.of(run, "train"), study.of(reference, "train")
+    mine, paced = study.of(run, "train"), study.of(first, "pace")
+    costs: dict[str, float] = {}
     if mine and budget:
-        for kind, cost in (("flops", "flops_per_image"), ("time", "seconds_per_step")):
-            share = min(1.0, budget[cost] / mine[cost])
-            steps = max(run.data.point, int(run.data.steps * share) // run.data.point * run.data.point)
-            todo.append((kind, lambda kind=kind, steps=steps: score(study, run, kind, scale, steps)))
+        costs["flops"] = mine["flops_per_image"] / budget["flops_per_image"]
+    if paced:
+        costs["time"] = paced["over_reference"]
+    for kind, cost in costs.items():
+        steps = int(run.data.steps * min(1.0, 1 / cost)) // run.data.point * run.data.point
+        steps = max(run.data.point, steps)
+        todo.append((kind, lambda kind=kind, steps=steps: score(study, run, kind, scale, steps)))
     todo += [("neighbours", lambda: neighbours(study, run, scale))] if run == first else []
     return todo
 

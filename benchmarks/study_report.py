@@ -61,6 +61,8 @@ def write_report(found: Sequence[Mapping[str, Any]], names: Sequence[str], work:
             sections.append(f"![samples of every method at its best scale]({name}_samples.png)\n")
         draw_sweeps(methods, page.with_name(f"{name}_scales.png"))
         sections.append(f"![score of every method over the guidance scale]({name}_scales.png)\n")
+        draw_losses(methods, page.with_name(f"{name}_losses.png"))
+        sections.append(f"![image loss of every method over the steps]({name}_losses.png)\n")
     text = page.read_text() if page.exists() else "# Study\n"
     text = text if BEGIN in text else f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
     before, after = text.split(BEGIN)
@@ -151,9 +153,10 @@ def _costs(methods: Sequence[Method]) -> str:
     rows: list[list[str]] = []
     for method in methods:
         row = [method.name]
-        for key in ("flops_per_image", "seconds_per_step"):
-            mine, base = method.first("train", key), reference and reference.first("train", key)
-            row.append("" if not mine or not base else f"{mine / base:.2f}")
+        mine, base = (one and one.first("train", "flops_per_image") for one in (method, reference))
+        row.append(f"{mine / base:.2f}" if mine and base else "")
+        pace = method.first("pace", "over_reference")
+        row.append("" if pace is None else f"{pace:.2f}")
         near, of = method.first("neighbours", "near"), method.first("neighbours", "of")
         size = method.first("train", "parameters")
         row += ["" if size is None else f"{size['backbone'] / 1e6:.2f} M", "" if near is None else f"{near} of {of}"]
@@ -197,18 +200,34 @@ def draw_samples(folders: Mapping[str, Path], path: Path) -> None:
 
 def draw_sweeps(methods: Sequence[Method], path: Path) -> None:
     """Draws the score of each method over the guidance scale, on the seeds on which the scale is chosen."""
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    for method in methods:
+        if tried := method.first("sweep", "tried"):
+            scales = sorted({scale for scale, _, _ in tried})
+            means = [statistics.mean(value for s, _, value in tried if s == scale) for scale in scales]
+            curves[method.name] = scales, means
+    _draw(curves, "guidance scale (1 is unguided)", "FD on the seeds of the sweep", path, marker="o", markersize=3)
+
+
+def draw_losses(methods: Sequence[Method], path: Path) -> None:
+    """Draws the loss of the image stream of each method over the steps, with the first training seed."""
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    for method in methods:
+        if points := method.first("train", "loss"):
+            curves[method.name] = [step for step, _ in points], [loss for _, loss in points]
+    _draw(curves, "training step", "loss of the image stream", path)
+
+
+def _draw(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, path: Path, **look: Any
+) -> None:
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    for number, method in enumerate(methods):
-        tried = method.first("sweep", "tried") or []
-        scales = sorted({scale for scale, _, _ in tried})
-        means = [statistics.mean(value for s, _, value in tried if s == scale) for scale in scales]
-        if scales:
-            panel.plot(scales, means, marker="o", markersize=3, linewidth=1.2, label=method.name,
-                       linestyle=("-", "--", ":")[number // 10])  # fmt: skip
-    panel.set_xlabel("guidance scale (1 is unguided)")
-    panel.set_ylabel("FD on the seeds of the sweep")
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        panel.plot(x, y, linewidth=1.2, linestyle=("-", "--", ":")[number // 10], label=name, **look)
+    panel.set_xlabel(across)
+    panel.set_ylabel(up)
     if panel.lines:
         panel.set_yscale("log")
         panel.legend(fontsize=7, ncols=2)

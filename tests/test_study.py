@@ -166,9 +166,12 @@ def test_the_budget_of_a_method_is_the_cost_of_plain_jit(
     work = study.Study(tmp_path / "results.jsonl", 0)
     assert [kind for kind, _ in study.pieces(work, vco)] == ["train", "sweep", "unguided"]
     work.add(vco, "sweep", {"scale": 1.5})
-    work.add(vco, "train", {"flops_per_image": 300.0, "seconds_per_step": 0.2})
+    work.add(vco, "train", {"flops_per_image": 300.0})
     assert [kind for kind, _ in study.pieces(work, vco)][-2:] == ["best", "neighbours"]
-    work.add(jit, "train", {"flops_per_image": 100.0, "seconds_per_step": 0.16})
+    work.add(jit, "train", {"flops_per_image": 100.0})
+    jit.folder.mkdir(parents=True)
+    assert "pace" in [kind for kind, _ in study.pieces(work, vco)]
+    work.add(vco, "pace", {"over_reference": 1.25})
     seen: list[tuple[str, float, int]] = []
 
     def seen_only(work: Any, run: Any, kind: str, scale: float, steps: int) -> None:
@@ -195,8 +198,10 @@ def made_up() -> list[dict[str, Any]]:
                 lines.append(
                     line(method, seed, kind, steps=100, scale=2.0, values=found, real={"FD (a)": 0.3, "FD (b)": 0.4})
                 )
-            cost = {"flops_per_image": 1e6, "seconds_per_step": 0.1, "parameters": {"backbone": 1e6}, "folder": "x"}
+            cost: dict[str, Any] = {"flops_per_image": 1e6, "parameters": {"backbone": 1e6}, "folder": "x"}
+            cost["loss"] = [[10, 1.0], [20, 0.5]]
             lines.append(line(method, seed, "train", **cost))
+        lines.append(line(method, 0, "pace", over_reference=1.5))
         lines.append(line(method, 0, "sweep", scale=2.0, tried=[[1.0, 1000, 3.0], [2.0, 1000, 2.0]]))
         lines.append(line(method, 0, "neighbours", near=1, of=100))
     return lines
@@ -217,7 +222,9 @@ def test_the_page_says_means_intervals_and_ties(modules: list[ModuleType], tmp_p
     assert " tie" not in rows[2]
     assert "| 2 | 2 |" in rows[0]
     assert "| 1 of 100 |" in text
-    assert (tmp_path / "study_digits_scales.png").stat().st_size > 5000
+    for picture in ("scales", "losses"):
+        assert f"(study_digits_{picture}.png)" in text
+        assert (tmp_path / f"study_digits_{picture}.png").stat().st_size > 5000
 
 
 def test_results_of_former_settings_are_not_mixed_with_those_of_today(
@@ -241,7 +248,9 @@ def test_a_rehearsal_stops_goes_on_and_writes_the_page(tmp_path: Path) -> None:
     assert "the time is up; the same command goes on" in first.stdout
     subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
     lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert {found["kind"] for found in lines} == {"train", "sweep", "unguided", "best", "flops", "time", "neighbours"}
+    assert {found["kind"] for found in lines} == {
+        "train", "pace", "sweep", "unguided", "best", "flops", "time", "neighbours",
+    }  # fmt: skip
     assert all(len(values) == 2 for found in lines if "values" in found for values in found["values"].values())
     assert {name for found in lines if "values" in found for name in found["values"]} == {
         "FD (digits-cnn)",
