@@ -236,6 +236,8 @@ def describe(invocation: Invocation, run: Run, device: str) -> str:
         ("device", device),
         ("run folder", config.output_dir),
     ]
+    if young := young_average(next(iter(config.train.ema_decays), None), config.train.steps):
+        rows.append(("note", young))
     return in_rows(rows)
 
 
