@@ -108,11 +108,18 @@ def _table(metric: str, methods: Sequence[Method]) -> str:
     leaders = {kind: _leader(methods, kind, metric) for kind in POINTS}
     for method in sorted(methods, key=lambda m: statistics.mean(m.values("best", metric) or [float("inf")])):
         cells = [_cell(method, leaders[kind], kind, metric) for kind in POINTS]
-        scale = method.first("sweep", "scale")
-        rows.append([method.name, *cells, "" if scale is None else f"{scale:g}", str(len(method.lines["unguided"]))])
+        rows.append([method.name, *cells, _scale(method), str(len(method.lines["unguided"]))])
     known = f"{real:.3f}" if real is not None else "nothing known"
     title = f"### {metric}\n\nLower is better; real images score {known}.{_ties(seeds)}\n"
     return "\n".join([title, _markdown(head, rows)])
+
+
+def _scale(method: Method) -> str:
+    """The scale that was chosen; one at the end of what was tried may not be the best there is."""
+    scale, tried = method.first("sweep", "scale"), method.first("sweep", "tried")
+    if scale is None:
+        return ""
+    return f"{scale:g}" + (" (the largest tried)" if scale == max(one for one, _, _ in tried) else "")
 
 
 def _ties(seeds: int) -> str:

@@ -220,7 +220,7 @@ def test_the_page_says_means_intervals_and_ties(modules: list[ModuleType], tmp_p
     assert "**1.060 (" in rows[0]
     assert " tie" in rows[1]
     assert " tie" not in rows[2]
-    assert "| 2 | 2 |" in rows[0]
+    assert "| 2 (the largest tried) | 2 |" in rows[0]
     assert "| 1 of 100 |" in text
     for picture in ("scales", "losses"):
         assert f"(study_digits_{picture}.png)" in text
