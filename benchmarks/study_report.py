@@ -188,10 +188,11 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw_samples(folders: Mapping[str, Path], path: Path) -> None:
     """Draws the samples of each method, the same noise and classes in each panel."""
-    count = -(-len(folders) // COLUMNS)
-    figure = Figure(figsize=(3.0 * COLUMNS, 2.9 * count), layout="constrained")
+    across = min(COLUMNS, len(folders))
+    count = -(-len(folders) // across)
+    figure = Figure(figsize=(3.0 * across, 2.9 * count), layout="constrained")
     FigureCanvasAgg(figure)
-    cells = list(figure.subplots(count, COLUMNS, squeeze=False).flat)
+    cells = list(figure.subplots(count, across, squeeze=False).flat)
     for cell in cells:
         cell.set_axis_off()
     for cell, (name, folder) in zip(cells, folders.items(), strict=False):
