@@ -100,6 +100,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at least 2")
     parser.add_argument("--json", type=Path, help="file for the rows, with commit and hardware")
     args = parser.parse_args()
+    if args.images < 20 or args.rounds < 2:
+        parser.error(
+            "a twentieth of the images is held out and rounds are compared: --images 20 and --rounds 2 at least"
+        )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -13,6 +13,7 @@ that was stopped goes on. --report writes the tables of docs/study.md and its pi
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -79,7 +80,8 @@ class Study:
             threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | threads)
             try:
-                status = process.wait(max(0.0, self.deadline - time.monotonic()))
+                left = self.deadline - time.monotonic()
+                status = process.wait(None if math.isinf(left) else max(0.0, left))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM)
                 try:
@@ -87,11 +89,13 @@ class Study:
                 except subprocess.TimeoutExpired:
                     process.kill()
                 raise OutOfTimeError from None
-        if status:
-            raise RuntimeError(f"{' '.join(program[2:])} ended with status {status}; see {log}")
         with log.open() as file:
             file.seek(begin)
-            return file.read()
+            said = file.read()
+        if status:
+            last = next((line for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+            raise RuntimeError(f"{last.strip()} (status {status}; all it said is in {log})")
+        return said
 
     def vco(self, run: Run, *arguments: str) -> str:
         """Runs a verb of `vco`."""
@@ -213,16 +217,36 @@ def pieces(study: Study, run: Run) -> Sequence[tuple[str, Callable[[], None]]]:
     return todo
 
 
-def work_on(study: Study, run: Run, say: Callable[[str], None]) -> None:
-    """Does what is to be done for a run; a failure is said and stops nothing else."""
+def work_on(study: Study, run: Run, say: Callable[[str], None]) -> bool:
+    """Does what is to be done for a run; a failure is said and stops nothing else.
+
+    Returns:
+        Whether all went well.
+    """
     try:
         while left := [piece for piece in pieces(study, run) if study.of(run, piece[0]) is None]:
             kind, act = left[0]
             if kind != "train" and not run.folder.exists():
                 raise RuntimeError(f"the run in {run.folder} was trained on another machine; score it there")
             act()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         say(f"{run.data.name}, {run.method}, seed {run.seed}: {error}")
+        return False
+    return True
+
+
+def work_on_all(study: Study, todo: Sequence[Run], jobs: int) -> bool:
+    """Trains the networks that runs need, and then works on these, several at a time; whether all went well."""
+    for run in {run.data.name: run for run in todo}.values():
+        for folder, options in run.networks.items():
+            if not (folder / "training.json").exists():
+                study.command([sys.executable, "-c", VCO, "train-encoder", *options], Path(f"{folder}.log"))
+    fine = list(todo)
+    for _ in range(2):  # the second pass does what had to wait for plain JiT
+        with ThreadPoolExecutor(jobs) as pool:
+            done = [pool.submit(work_on, study, run, tqdm.write) for run in fine]
+            fine = [run for run, job in zip(fine, tqdm(done, desc="runs", unit="run"), strict=True) if job.result()]
+    return len(fine) == len(todo)
 
 
 def seconds(text: str) -> float:
@@ -233,44 +257,56 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def main() -> None:
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def main() -> int:
     known, methods = read_config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=seconds, default=None, help="time after which it stops, as in 60m; else all")
+    parser.add_argument("--budget", type=seconds, help="time after which it stops, as in 60m; else all is done")
     parser.add_argument("--datasets", nargs="+", choices=list(known), default=["digits", "clothing32"], metavar="NAME")
     parser.add_argument("--images", default="", metavar="FOLDER", help="images with classes, for the data set images64")
     parser.add_argument("--methods", nargs="+", choices=list(methods), default=list(methods), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=2, help="training seeds [2]")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each [1]")
+    parser.add_argument("--seeds", type=positive, default=2, help="training seeds [2]")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, of one thread each [1]")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for the runs [runs/study]")
     parser.add_argument("--results", type=Path, help="what was found [study.jsonl; with --small in the folder --work]")
     parser.add_argument("--small", action="store_true", help="rehearse everything with tiny networks")
     parser.add_argument("--report", action="store_true", help="start nothing: write the page from what was found")
     parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "study.md", help="page of --report")
     args = parser.parse_args()
-    if "images64" in args.datasets and not (args.images and Path(args.images).is_dir()):
+    results = args.results or (args.work / "results.jsonl" if args.small else HERE / "study.jsonl")
+    if "images64" in args.datasets and not args.images:
         parser.error("the data set images64 is a folder of images with classes: name it with --images FOLDER")
+    if args.images and not Path(args.images).is_dir():
+        parser.error(f"--images {args.images}: there is no such folder")
+    for option, path in (("--results", results), ("--page", args.page)):
+        if not path.absolute().parent.is_dir() and path.absolute().parent != args.work.absolute():
+            parser.error(f"{option} {path}: make the folder {path.parent} first")
     chosen = datasets(args.datasets, small=args.small, images=args.images)
     todo = list(runs(chosen, args.methods, args.seeds, args.work))
-    args.work.mkdir(parents=True, exist_ok=True)
-    results = args.results or (args.work / "results.jsonl" if args.small else HERE / "study.jsonl")
-    study = Study(results, time.monotonic() + (args.budget or 10**9))
+    study = Study(results, math.inf if args.budget is None else time.monotonic() + args.budget)
     if args.report:
+        if not any(line["data"] in args.datasets for line in study.found):
+            parser.error(
+                f"{results} has no results of {', '.join(args.datasets)}; run the study without --report first"
+            )
         write_report(study.found, args.datasets, args.work, args.page)
-        return
+        return 0
+    args.work.mkdir(parents=True, exist_ok=True)
     try:
-        for run in {run.data.name: run for run in todo}.values():
-            for folder, options in run.networks.items():
-                if not (folder / "training.json").exists():
-                    study.command([sys.executable, "-c", VCO, "train-encoder", *options], Path(f"{folder}.log"))
-        for _ in range(2):  # the second pass does what had to wait for plain JiT
-            with ThreadPoolExecutor(args.jobs) as pool:
-                jobs = [pool.submit(work_on, study, run, tqdm.write) for run in todo]
-                for job in tqdm(jobs, desc="runs", unit="run"):
-                    job.result()
+        return 0 if work_on_all(study, todo, args.jobs) else 1
     except OutOfTimeError:
         print("the time is up; the same command goes on")
+        return 0
+    except RuntimeError as error:  # without the networks to align to and to score with, nothing can be done
+        print(f"study.py: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

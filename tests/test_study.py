@@ -114,15 +114,75 @@ def test_a_control_has_the_initial_weights_of_the_encoder_that_was_trained(plan:
     assert not [word for word in (*control.training, *control.metrics) if "{" in word]
 
 
-def test_without_its_images_a_data_set_is_refused_in_one_sentence(
-    study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["study.py", "--datasets", "images64"])
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--datasets images64", "is a folder of images with classes: name it with --images FOLDER"),
+        ("--datasets images64 --images nowhere", "--images nowhere: there is no such folder"),
+        ("--report --results RUN/none.jsonl", "none.jsonl has no results of digits, clothing32; run the study without"),
+        ("--report --page RUN/none/page.md", "make the folder RUN/none first"),
+        ("--results RUN/none/found.jsonl", "make the folder RUN/none first"),
+        ("--seeds 0", "'0' is no whole number above 0"),
+        ("--jobs -1", "'-1' is no whole number above 0"),
+        ("--budget 5x", "'5x' is no time, as in 90s, 60m or 8h"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    given: str, said: str, study: ModuleType, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = [part.replace("RUN", str(tmp_path)) for part in given.split()]
+    monkeypatch.setattr(sys, "argv", ["study.py", "--work", str(tmp_path / "work"), *arguments])
+    with pytest.raises(SystemExit) as ended:
         study.main()
-    assert capsys.readouterr().err.endswith(
-        "the data set images64 is a folder of images with classes: name it with --images FOLDER\n"
-    )
+    assert ended.value.code == 2
+    assert said.replace("RUN", str(tmp_path)) in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_of_nothing_begins_nothing(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "--work", str(tmp_path), "--small", "--budget", "0s"])
+    assert study.main() == 0
+    assert capsys.readouterr().out == "the time is up; the same command goes on\n"
+
+
+def test_a_network_that_cannot_be_trained_ends_it_with_what_was_said(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = f"--datasets images64 --images {tmp_path / 'empty'} --work {tmp_path / 'work'} --small"
+    monkeypatch.setattr(sys, "argv", ["study.py", *given.split()])
+    assert study.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("study.py: vco train-encoder: ")
+    assert "(status 2; all it said is in " in line
+
+
+def test_a_run_that_fails_is_said_once_and_the_others_are_done(
+    study: ModuleType, plan: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = plan.datasets(["digits"], small=True)[0]
+    todo = [plan.run_of(data, method, 0, tmp_path) for method in ("JiT", "REPA")]
+    (todo[0].folder.parent / todo[0]._network(data.judge).name).mkdir(parents=True)
+    (todo[0]._network(data.judge) / "training.json").touch()
+    done: list[str] = []
+
+    def act(work: Any, run: Any) -> Any:
+        return [("train", lambda: done.append(run.method) or work.add(run, "train", {}))]
+
+    def failing(work: Any, run: Any) -> Any:
+        def fail() -> None:
+            raise RuntimeError("it burns (status 2)")
+
+        return [("train", fail)] if run.method == "JiT" else act(work, run)
+
+    monkeypatch.setattr(study, "pieces", failing)
+    assert not study.work_on_all(study.Study(tmp_path / "results.jsonl", float("inf")), todo, 1)
+    assert done == ["REPA"]
+    assert capsys.readouterr().out.count("digits, JiT, seed 0: it burns (status 2)") == 1
 
 
 def test_other_settings_are_another_result(plan: ModuleType, tmp_path: Path) -> None:

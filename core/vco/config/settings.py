@@ -37,8 +37,8 @@ class TrainConfig:
     """Whether the network's blocks are computed a second time in the backward pass, in place of keeping all that is in
     them: a third more arithmetic for far less memory, and the same result to the bit."""
     encoder_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoders where losses and adapters read them: auto is that of --mixed-precision. Features,
-    weights and scores stay float32."""
+    """Arithmetic of the encoders where losses and adapters read them: auto is that of --mixed-precision, and fp32 where
+    an adapter is fitted. Features, weights and scores stay float32."""
     compile: Literal["auto", "off", "blocks"] = "auto"
     """Whether the blocks of the networks are compiled (torch.compile), in training and where whole batches are sampled:
     auto does it on GPUs, and leaves out what cannot be compiled. Only rounding changes."""

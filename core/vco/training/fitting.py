@@ -118,7 +118,8 @@ def _identity(run: Run, images: ImageSet, chosen: Sequence[int]) -> str:
     config, frozen = run.config, [*run.objective.sources.values(), run.objective.codec]
     parts = [part for part in config.parts if part.section in ("features", "data", "adapter", "codec")]
     plain = {part.path: [part.name, _settings(part)] for part in parts}
-    code = [__version__, config.train.encoder_precision, inspect.getsource(type(run.objective.adapter))]
+    bf16 = config.train.encoder_precision == "bf16"
+    code = [__version__, bf16, inspect.getsource(type(run.objective.adapter))]
     digest = hashlib.sha256(json.dumps([plain, code, len(images), chosen]).encode())
     for content in [*(of_weights(part) for part in frozen), of_images(images)]:
         digest.update(content.encode())
