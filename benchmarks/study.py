@@ -184,9 +184,7 @@ def neighbours(study: Study, run: Run, scale: float) -> None:
     assert found, "`vco eval --neighbours` says how many"
     images.unlink(missing_ok=True)
     study.vco(run, "sample", str(run.folder), "--num", "30", "--scale", f"{scale:g}", "--out", str(images))
-    study.add(
-        run, "neighbours", {"near": int(found[1]), "of": int(found[2]), "verdict": said.strip().splitlines()[-3:]}
-    )
+    study.add(run, "neighbours", {"near": int(found[1]), "of": int(found[2])})
 
 
 def pieces(study: Study, run: Run) -> Sequence[tuple[str, Callable[[], None]]]:
