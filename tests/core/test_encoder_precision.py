@@ -30,7 +30,7 @@ class Seen:
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         predicted = (images + 0.3 * noise).requires_grad_()
         views = Views({"it": source}, images, precision)
-        distance = (views.generated("it", predicted).pooled - views.real("it").pooled).square().mean()
+        distance = (views.generated("it", lambda: predicted).pooled - views.real("it").pooled).square().mean()
         with torch.autocast("cpu", enabled=False):  # as in training, where the backward pass comes after it
             (self.gradient,) = torch.autograd.grad(distance, predicted)
         self.tokens, self.pooled = views["it"].tokens, views["it"].pooled

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
+from unittest import mock
 
 import attrs
 import pytest
@@ -334,6 +335,14 @@ def test_features_are_those_of_the_encoder_that_is_named_and_the_first_by_defaul
     assert step.real() is step.real("first")
     assert step.generated() is step.generated("first")
     assert not torch.equal(step.features("first").tokens, step.features("second").tokens)
+
+
+def test_predicted_images_are_decoded_once_for_all_losses_that_read_their_features() -> None:
+    step = attrs.evolve(step_of(toys.make({"noted": Noted}, sources=encoders())), reads_features=True)
+    decode = mock.Mock(wraps=step.codec.decode)
+    with mock.patch.object(step.codec, "decode", decode):
+        assert step.generated() is step.generated()
+    assert decode.call_count == 1
 
 
 def test_a_loss_that_reads_features_and_does_not_declare_it_is_named() -> None:

@@ -118,7 +118,7 @@ class Step:
             raise UserError(
                 f"a loss needs gradients through the encoder {name}, which it does not pass: choose other --features"
             )
-        return self.views.generated(name, self.predicted)
+        return self.views.generated(name, lambda: self.predicted)
 
     def with_mates(self, rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
         """Rows of all samples that may be in the class groups of this process's samples; gradients pass.

@@ -1,6 +1,6 @@
 """What the frozen encoders say of a batch of images, in the views that adapters and losses read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -64,9 +64,16 @@ class Views(Mapping[str, Features]):
                 self.memory["real", name] = source.perceive(self.images) if found is None else found
         return self.memory["real", name]
 
-    def generated(self, name: str, images: Float[Tensor, "b c h w"]) -> Features:
-        """The perceptual view of the predicted images, the same ones at every call; gradients pass."""
+    def generated(self, name: str, predicted: Callable[[], Float[Tensor, "b c h w"]]) -> Features:
+        """The perceptual view of the predicted images; gradients pass.
+
+        Args:
+            name: the encoder's.
+            predicted: gives these images, the same ones at every call; only asked if the view is not there yet, as a
+                codec has to decode them.
+        """
         if ("generated", name) not in self.memory:
+            images = predicted()
             with self._arithmetic():
                 self.memory["generated", name] = self.sources[name].perceive(images)
         return self.memory["generated", name]
