@@ -14,92 +14,22 @@ that was stopped goes on. --report writes the tables of docs/study.md and its pi
 import argparse
 import json
 import math
-import os
 import re
-import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from study_plan import REFERENCE, SAMPLING_SEEDS, SWEEP_SEEDS, Run, datasets, read_config, run_of, runs
 from study_report import write_report
+from study_work import VCO, OutOfTimeError, Study
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-VCO = "import sys; from vco.cli import main_vco; sys.exit(main_vco(sys.argv[1:]))"
-LONGEST_SAVE = 60.0
 PACES = 3
 """How often the step of a method and that of plain JiT are timed in turn."""
-
-
-class OutOfTimeError(Exception):
-    """The budget is used up; what was running has been stopped and will go on."""
-
-
-class Study:
-    """Does pieces of work within a time, and writes down what they found."""
-
-    def __init__(self, results: Path, deadline: float) -> None:
-        self.results, self.deadline = results, deadline
-        self._lock = threading.Lock()
-        lines = results.read_text().splitlines() if results.exists() else []
-        self.found: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip().endswith("}")]
-
-    def of(self, run: Run, kind: str) -> dict[str, Any] | None:
-        """What a piece of work on a run has found; None if it is still to be done."""
-        wanted = {"data": run.data.name, "method": run.method, "config": run.config, "seed": run.seed, "kind": kind}
-        with self._lock:
-            return next((line for line in self.found if wanted.items() <= line.items()), None)
-
-    def add(self, run: Run, kind: str, what: Mapping[str, Any]) -> None:
-        """Writes down what was found."""
-        named = {"data": run.data.name, "method": run.method, "config": run.config, "seed": run.seed, "kind": kind}
-        line = {**named, **what, "options": run.options, "more": run.data.more, "folder": run.folder.name}
-        with self._lock, self.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            self.found.append(line)
-
-    def command(self, program: Sequence[str], log: Path) -> str:
-        """Runs a command in one thread, its output into a file; at the end of the time it is asked to stop.
-
-        Raises:
-            OutOfTimeError: if it was.
-            RuntimeError: if it failed.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if time.monotonic() > self.deadline:
-            raise OutOfTimeError
-        with log.open("a") as file:
-            begin = file.tell()
-            threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-            process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | threads)
-            try:
-                left = self.deadline - time.monotonic()
-                status = process.wait(None if math.isinf(left) else max(0.0, left))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(LONGEST_SAVE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                raise OutOfTimeError from None
-        with log.open() as file:
-            file.seek(begin)
-            said = file.read()
-        if status:
-            last = next((line for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
-            raise RuntimeError(f"{last.strip()} (status {status}; all it said is in {log})")
-        return said
-
-    def vco(self, run: Run, *arguments: str) -> str:
-        """Runs a verb of `vco`."""
-        return self.command([sys.executable, "-c", VCO, *arguments], Path(f"{run.folder}.log"))
 
 
 def train(study: Study, run: Run) -> None:
@@ -297,10 +227,11 @@ def main() -> int:
         return 0
     args.work.mkdir(parents=True, exist_ok=True)
     try:
-        return 0 if work_on_all(study, todo, args.jobs) else 1
+        with study.heeding_signals():
+            return 0 if work_on_all(study, todo, args.jobs) else 1
     except OutOfTimeError:
-        print("the time is up; the same command goes on")
-        return 0
+        print(f"{'stopped' if study.stopped else 'the time is up'}; the same command goes on")
+        return 128 + study.stopped if study.stopped else 0
     except RuntimeError as error:  # without the networks to align to and to score with, nothing can be done
         print(f"study.py: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -204,6 +205,26 @@ def test_at_the_end_of_its_time_a_command_is_asked_to_stop(study: ModuleType, tm
     with pytest.raises(study.OutOfTimeError):
         work.command(program, tmp_path / "never")
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_command_too(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    inner = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))"
+    inner += "; print('ready', flush=True); time.sleep(60)"
+    outer = (
+        f"import math, sys; from pathlib import Path; from study_work import OutOfTimeError, Study\n"
+        f"work = Study(Path({str(tmp_path / 'results.jsonl')!r}), math.inf)\n"
+        f"try:\n    with work.heeding_signals(): work.command([sys.executable, '-c', {inner!r}], Path({str(log)!r}))\n"
+        f"except OutOfTimeError: sys.exit(work.stopped)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", outer], cwd=PATH)
+    while not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(30) == number
+    assert log.read_text() == "ready\nsaved\n"
 
 
 def test_what_was_found_is_found_again_and_a_line_that_was_cut_is_not(
