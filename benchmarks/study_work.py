@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Study:
         return said
 
     @contextmanager
-    def heeding_signals(self) -> Iterator[None]:
+    def heeding_signals(self) -> Generator[None]:
         """Within it, a signal to stop is handed on to the commands, which would go on otherwise."""
         heeded = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
         before = {number: signal.signal(number, self._stop) for number in heeded}
