@@ -67,18 +67,22 @@ def pace(study: Study, run: Run, reference: Run) -> None:
 
 
 def sweep(study: Study, run: Run) -> None:
-    """Finds the method's own best scale, with its first training seed."""
+    """Finds the method's own best scale, with its first training seed; a larger one is tried while the largest is best."""
     path = run.folder / "study-sweep.jsonl"
-    scales = ",".join(f"{scale:g}" for scale in run.data.scales)
-    seeds = ",".join(map(str, SWEEP_SEEDS))
-    study.vco(
-        run, "eval", "sweep", str(run.folder), "--scales", scales, "--sweep-seeds", seeds, "--seeds", "0",
-        "--sweep-num", str(run.data.sweep_samples), "--num", str(run.data.samples), "--evals", str(path),
-        "--no-baseline", *run.metrics,
-    )  # fmt: skip
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    tried = [[float(line["sweep"]["scale"]), line["seed"], line["value"]] for line in lines if "sweep" in line]
-    best = next(line["guidance"]["scale"] for line in lines if "sweep" not in line)
+    scales, beyond = list(run.data.scales), list(run.data.beyond)
+    while True:
+        study.vco(
+            run, "eval", "sweep", str(run.folder), "--scales", ",".join(f"{scale:g}" for scale in scales),
+            "--sweep-seeds", ",".join(map(str, SWEEP_SEEDS)), "--seeds", "0",
+            "--sweep-num", str(run.data.sweep_samples), "--num", str(run.data.samples), "--evals", str(path),
+            "--no-baseline", *run.metrics,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        tried = [[float(line["sweep"]["scale"]), line["seed"], line["value"]] for line in lines if "sweep" in line]
+        best = [line["guidance"]["scale"] for line in lines if "sweep" not in line][-1]
+        if best != scales[-1] or not beyond:
+            break
+        scales.append(beyond.pop(0))
     study.add(run, "sweep", {"tried": tried, "scale": best})
 
 

@@ -32,6 +32,8 @@ class Dataset:
     samples: int
     sweep_samples: int
     scales: Sequence[float]
+    beyond: Sequence[float] = ()
+    """Scales that are tried in turn while the largest so far is the best."""
     encoder: str = ""
     """How the encoder that methods align to is trained; empty where it ships."""
     second_judge: str = ""
@@ -127,7 +129,7 @@ def datasets(names: Sequence[str], *, small: bool, images: str = "") -> list[Dat
         plain = dict(read_config()[0][name])
         options, tiny = "", plain.pop("small")
         if small:
-            plain |= {**SMALL, "scales": plain["scales"][:2]}
+            plain |= {**SMALL, "scales": plain["scales"][:2], "beyond": ()}
             plain |= {key: f"{plain[key]} --epochs 1" for key in ("judge", "second_judge", "encoder") if key in plain}
             options = f"{tiny} --train.fit-samples 60 --train.log-every 2 --sample.steps 1 --mixed-precision fp32"
         found.append(Dataset(name=name, more=options, images=images, **plain))

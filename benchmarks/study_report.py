@@ -144,7 +144,7 @@ def _cell(method: Method, leader: Method | None, kind: str, metric: str) -> str:
     text, steps = f"{statistics.mean(values):.3f}", method.first(kind, "steps")
     if len(values) >= bootstrap.FEWEST:
         low, high = bootstrap.interval(values)
-        text += f" ({low:.2f} to {high:.2f})"
+        text += f" ({max(0.0, low):.2f} to {high:.2f})"  # no distance is below 0
     text += f", {steps} steps" if kind in ("flops", "time") else ""
     if method is leader:
         return f"**{text}**"
@@ -199,7 +199,8 @@ def draw_samples(folders: Mapping[str, Path], path: Path) -> None:
         with np.load(folder / "study-samples.npz") as stored:
             images = stored["arr_0" if "arr_0" in stored else "images"]
         side = 5 * (len(images) // 5)
-        rows = [np.concatenate(list(images[start : start + 5]), 1) for start in range(0, min(side, 25), 5)]
+        framed = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=127)  # else digits flow together
+        rows = [np.concatenate(list(framed[start : start + 5]), 1) for start in range(0, min(side, 25), 5)]
         sheet = np.concatenate(rows, 0)
         cell.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         cell.set_title(name, fontsize=9)
@@ -229,7 +230,7 @@ def draw_losses(methods: Sequence[Method], path: Path) -> None:
 def _draw(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, path: Path, **look: Any
 ) -> None:
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     for number, (name, (x, y)) in enumerate(curves.items()):
@@ -238,5 +239,5 @@ def _draw(
     panel.set_ylabel(up)
     if panel.lines:
         panel.set_yscale("log")
-        panel.legend(fontsize=7, ncols=2)
+        figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=90)

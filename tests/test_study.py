@@ -266,6 +266,36 @@ def test_the_budget_of_a_method_is_the_cost_of_plain_jit(
     assert seen == [("flops", 1.5, 260), ("time", 1.5, 640)]  # 800 / 3 and 800 * 0.8, down to a kept checkpoint
 
 
+@pytest.mark.parametrize(("lowest", "chosen", "asked"), [(2.0, 2.0, 1), (3.0, 3.0, 2), (4.0, 4.0, 3), (9.0, 8.0, 4)])
+def test_a_larger_scale_is_tried_while_the_largest_is_the_best(
+    lowest: float, chosen: float, asked: int, study: ModuleType, plan: ModuleType, tmp_path: Path
+) -> None:
+    run = plan.run_of(plan.datasets(["clothing32"], small=False)[0], "JiT", 0, tmp_path)
+    assert (list(run.data.scales)[-1], list(run.data.beyond)) == (3, [4, 6, 8])
+    run.folder.mkdir(parents=True)
+    calls: list[list[float]] = []
+
+    class Pretended(study.Study):  # type: ignore[name-defined,misc]
+        """Writes what `vco eval sweep` would."""
+
+        def vco(self, run: Any, *arguments: str) -> str:
+            scales = [float(scale) for scale in arguments[arguments.index("--scales") + 1].split(",")]
+            new = [scale for scale in scales if not calls or scale not in calls[-1]]
+            calls.append(scales)
+            rows = [{"sweep": {"scale": scale}, "seed": 1000, "value": abs(scale - lowest)} for scale in new]
+            rows += [{"guidance": {"scale": min(scales, key=lambda scale: abs(scale - lowest))}}]
+            with (run.folder / "study-sweep.jsonl").open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            return ""
+
+    work = Pretended(tmp_path / "results.jsonl", 0)
+    study.sweep(work, run)
+    assert len(calls) == asked
+    found = work.of(run, "sweep")
+    assert found["scale"] == chosen
+    assert [scale for scale, _, _ in found["tried"]] == calls[-1]
+
+
 def line(method: str, seed: int, kind: str, **more: Any) -> dict[str, Any]:
     return {"data": "digits", "method": method, "config": "c", "seed": seed, "kind": kind, "more": "", **more}
 
