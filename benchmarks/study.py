@@ -67,7 +67,7 @@ def pace(study: Study, run: Run, reference: Run) -> None:
 
 
 def sweep(study: Study, run: Run) -> None:
-    """Finds the method's own best scale, with its first training seed; a larger one is tried while the largest is best."""
+    """Finds the method's own best scale, with its first training seed; tries larger ones while the largest is best."""
     path = run.folder / "study-sweep.jsonl"
     scales, beyond = list(run.data.scales), list(run.data.beyond)
     while True:
