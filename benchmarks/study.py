@@ -79,7 +79,8 @@ def sweep(study: Study, run: Run) -> None:
         )  # fmt: skip
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         tried = [[float(line["sweep"]["scale"]), line["seed"], line["value"]] for line in lines if "sweep" in line]
-        best = [line["guidance"]["scale"] for line in lines if "sweep" not in line][-1]
+        # not the line that the sweep reports: one that was stopped has reported scales of later rounds as well
+        best = min(scales, key=lambda scale: statistics.mean(value for one, _, value in tried if one == scale))
         if best != scales[-1] or not beyond:
             break
         scales.append(beyond.pop(0))

@@ -296,6 +296,33 @@ def test_a_larger_scale_is_tried_while_the_largest_is_the_best(
     assert [scale for scale, _, _ in found["tried"]] == calls[-1]
 
 
+def test_a_sweep_that_was_stopped_tries_the_larger_scales_that_are_left(
+    study: ModuleType, plan: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = plan.run_of(plan.datasets(["clothing32"], small=False)[0], "JiT", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    path, work = run.folder / "study-sweep.jsonl", study.Study(tmp_path / "results.jsonl", 0)
+
+    def swept(run: Any, *arguments: str) -> str:
+        scales = [float(scale) for scale in arguments[arguments.index("--scales") + 1].split(",")]
+        rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+        there = [row["sweep"]["scale"] for row in rows if "sweep" in row]
+        rows += [{"sweep": {"scale": one}, "seed": 1000, "value": 9 - one} for one in scales if one not in there]
+        if not any(row.get("guidance") == {"scale": scales[-1]} for row in rows):  # what is there is not added again
+            rows.append({"guidance": {"scale": scales[-1]}})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if there and scales[-1] == 6 and stops.pop():
+            raise study.OutOfTimeError
+        return ""
+
+    stops = [False, True]
+    monkeypatch.setattr(work, "vco", swept)
+    with pytest.raises(study.OutOfTimeError):
+        study.sweep(work, run)
+    study.sweep(work, run)
+    assert work.of(run, "sweep")["scale"] == 8
+
+
 def line(method: str, seed: int, kind: str, **more: Any) -> dict[str, Any]:
     return {"data": "digits", "method": method, "config": "c", "seed": seed, "kind": kind, "more": "", **more}
 
